@@ -1,0 +1,1 @@
+"""Networks: pictures in, named block features out."""

@@ -1,0 +1,1 @@
+"""What a backbone saw, kept or streamed."""

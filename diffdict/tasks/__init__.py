@@ -1,0 +1,1 @@
+"""LightningModules, one thing a file."""
