@@ -1,0 +1,308 @@
+"""Pictures in batches: order, random flips and crops, each rank's part, resume in mid-epoch."""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from diffdict.errors import UserError
+
+Sample = dict[str, Tensor | int]  # image, index; mask or label where the dataset has them
+
+
+class Part(NamedTuple):
+    """Which of the ranks this process is."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def epoch_order(pictures: int, seed: int, epoch: int) -> list[int]:
+    """The order of all pictures in one epoch, the same on every rank."""
+    return np.random.default_rng([seed, epoch]).permutation(pictures).tolist()
+
+
+def training_batches(
+    order: Sequence[int], batch_size: int, part: Part, drop_last: bool
+) -> list[list[int]]:
+    """The rank's batches of an epoch: equally many on every rank, no picture on two of them.
+
+    Without drop_last the ranks share what the full rounds leave, if there is one for each.
+    """
+    round_size = batch_size * part.world
+    full = len(order) // round_size
+    starts = [round_size * step + batch_size * part.rank for step in range(full)]
+    batches = [list(order[start : start + batch_size]) for start in starts]
+    rest = list(order[round_size * full :])
+    if not drop_last and len(rest) >= part.world:
+        batches.append(rest[part.rank :: part.world])
+    return batches
+
+
+def evaluation_batches(pictures: int, batch_size: int, part: Part) -> list[list[int]]:
+    """The rank's batches of all pictures in order: those of one process, dealt round the ranks."""
+    starts = range(batch_size * part.rank, pictures, batch_size * part.world)
+    return [list(range(start, min(start + batch_size, pictures))) for start in starts]
+
+
+def paired_flip(sample: Sample) -> Sample:
+    """The sample seen in a mirror, picture and mask alike."""
+    return _on_maps(sample, lambda pixels: pixels.flip(-1))
+
+
+def paired_crop(sample: Sample, padding: int, top: int, left: int) -> Sample:
+    """A window of the padded sample: black borders, or with a mask mirrored (no label invented)."""
+    image = sample["image"]
+    side_y, side_x = image.shape[-2:]
+    rows = torch.arange(top - padding, top - padding + side_y)
+    columns = torch.arange(left - padding, left - padding + side_x)
+    if "mask" not in sample:
+        padded = F.pad(image, (padding,) * 4, value=-1.0)
+        return sample | {"image": padded[:, top : top + side_y, left : left + side_x]}
+    rows, columns = _mirror(rows, side_y), _mirror(columns, side_x)
+    return _on_maps(sample, lambda pixels: pixels[..., rows[:, None], columns])
+
+
+def _mirror(index: Int64[Tensor, " n"], side: int) -> Int64[Tensor, " n"]:
+    """Positions outside 0..side-1 reflected at the border pixel."""
+    return (side - 1) - ((side - 1) - index.abs()).abs()
+
+
+def _on_maps(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
+    return sample | {key: change(sample[key]) for key in ("image", "mask") if key in sample}
+
+
+class Augmented(Dataset):
+    """The dataset under keys (epoch, index): what happens to a picture depends on nothing else."""
+
+    def __init__(self, dataset: Dataset, seed: int, flip: bool, crop_padding: int):
+        self.dataset, self.seed, self.flip, self.crop_padding = dataset, seed, flip, crop_padding
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        sample = self.dataset[index]
+        if not (self.flip or self.crop_padding):
+            return sample
+        generator = np.random.default_rng([self.seed, epoch, index])
+        mirrored = generator.random() < 0.5
+        top, left = generator.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
+        if self.crop_padding:
+            sample = paired_crop(sample, self.crop_padding, top, left)
+        return paired_flip(sample) if self.flip and mirrored else sample
+
+
+class _Batches:
+    """A batch sampler whose list of keys is set anew for each pass over a loader that stays."""
+
+    def __init__(self):
+        self.batches: list[list[object]] = []
+
+    def __iter__(self) -> Iterator[list[object]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def seed_worker(worker: int) -> None:
+    """Python's and NumPy's generators follow the seed that torch gave this worker."""
+    random.seed(torch.initial_seed())
+    np.random.seed(torch.initial_seed() % 2**32)  # noqa: NPY002 - it is the global one we seed
+
+
+class EvaluationLoader:
+    """All pictures in order, this rank's part; no torch DataLoader: Lightning re-deals those."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, workers: int, seed: int, part: Part):
+        self.dataset, self.batch_size = dataset, batch_size
+        self.batches = evaluation_batches(len(dataset), batch_size, part)
+        self.workers, self.seed = workers, seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sample]:
+        keys = _Batches()
+        keys.batches = self.batches
+        return iter(_torch_loader(self.dataset, keys, self.workers, self.seed, stay=False))
+
+
+class TrainingLoader:
+    """Shuffled, augmented epochs whose position can be saved and restored in the middle of one.
+
+    progress tells how many batches of this epoch the trainer has finished, and limit how many it
+    will take: a batch that was handed out when the run broke must come again.
+    """
+
+    def __init__(
+        self,
+        dataset: Augmented,
+        batch_size: int,
+        workers: int,
+        part: Part,
+        drop_last: bool,
+    ):
+        self.dataset, self.batch_size, self.part = dataset, batch_size, part
+        self.drop_last = drop_last
+        self.progress: Callable[[], float] = lambda: math.inf
+        self.limit: Callable[[], float] = lambda: math.inf
+        self.epoch, self.batch, self.restored = 0, 0, False
+        self.keys = _Batches()
+        self.loader = _torch_loader(dataset, self.keys, workers, dataset.seed, stay=workers > 0)
+        self.length = len(self._batches(0))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Sample]:
+        if self.batch and not self.restored:
+            self.epoch, self.batch = self.epoch + 1, 0
+        batches = self._batches(self.epoch)[self.batch :]
+        self.keys.batches = [[(self.epoch, index) for index in batch] for batch in batches]
+        for batch in self.loader:
+            self.batch, self.restored = self.batch + 1, False
+            yield batch
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        order = epoch_order(len(self.dataset.dataset), self.dataset.seed, epoch)
+        return training_batches(order, self.batch_size, self.part, self.drop_last)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch lies, and what its number means."""
+        epoch, batch = self.epoch, int(min(self.batch, self.progress()))
+        if batch >= min(len(self), self.limit()):
+            epoch, batch = epoch + 1, 0
+        return {"epoch": epoch, "batch": batch} | self._meaning()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there; in mid-epoch the batches must be cut as they were."""
+        for name, ours in self._meaning().items():
+            if state["batch"] and state[name] != ours:
+                raise UserError(
+                    f"The checkpoint stopped after batch {state['batch']} of an epoch with "
+                    f"{name} = {state[name]}, and this run has {ours}: resume with {state[name]}, "
+                    "or from a checkpoint that ended its epoch"
+                )
+        self.epoch, self.batch, self.restored = state["epoch"], state["batch"], True
+
+    def _meaning(self) -> dict[str, int]:
+        pictures = len(self.dataset.dataset)
+        return {"batch_size": self.batch_size, "ranks": self.part.world, "pictures": pictures}
+
+
+def _torch_loader(
+    dataset: Dataset, keys: _Batches, workers: int, seed: int, stay: bool
+) -> DataLoader:
+    """A DataLoader that leaves torch's global generator alone."""
+    return DataLoader(
+        dataset,
+        batch_sampler=keys,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),
+        worker_init_fn=seed_worker,
+        persistent_workers=stay,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Batches of any dataset of pictures: `dataset` is called with a split and gives that part."""
+
+    def __init__(
+        self,
+        dataset: Callable[..., Dataset],
+        batch_size: int = 16,
+        num_workers: int = 0,
+        flip: bool = False,
+        crop_padding: int = 0,
+        seed: int = 0,
+        drop_last: bool = True,
+        predict_split: str | Sequence[str] = "test",
+    ):
+        super().__init__()
+        if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0:
+            raise UserError(
+                "Pictures come in batches of at least 1, with 0 or more workers, padding and seed: "
+                f"data.batch_size={batch_size} data.num_workers={num_workers} "
+                f"data.crop_padding={crop_padding} data.seed={seed}"
+            )
+        self.make, self.batch_size, self.num_workers = dataset, batch_size, num_workers
+        self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
+        self.drop_last, self.predict_split = drop_last, predict_split
+        # a rank whose share of a small test set is empty still takes part
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._made: dict[str, Dataset] = {}
+
+    def split(self, name: str) -> Dataset:
+        """The dataset of this split, made once."""
+        if name not in self._made:
+            self._made[name] = self.make(split=name)
+        return self._made[name]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What the pictures know, for the constructors of tasks."""
+        known = self.split(self._predicted()[0])
+        names = ("num_classes", "class_names", "palette", "ignore_label", "image_size", "labelled")
+        return {name: getattr(known, name) for name in names} | {"dataset": known.name}
+
+    def train_dataloader(self) -> TrainingLoader:
+        pictures = self.split("train")
+        if self.crop_padding >= pictures.image_size:
+            raise UserError(
+                f"data.crop_padding={self.crop_padding} must be smaller than the pictures of "
+                f"{pictures.name}, {pictures.image_size} pixels wide"
+            )
+        loader = TrainingLoader(
+            Augmented(pictures, self.seed, self.flip, self.crop_padding),
+            self.batch_size,
+            self.num_workers,
+            self._part(),
+            self.drop_last,
+        )
+        if self.trainer:
+            fit = self.trainer.fit_loop
+            loader.progress = lambda: fit.epoch_loop.batch_progress.current.processed
+            loader.limit = lambda: fit.max_batches
+        if not len(loader):
+            ranks = f" on {loader.part.world} ranks" if loader.part.world > 1 else ""
+            raise UserError(
+                f"{pictures.name} has {len(pictures)} training pictures, fewer than one batch of "
+                f"{self.batch_size}{ranks}: a smaller data.batch_size, or data.drop_last=false"
+            )
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader | list:
+        """No loader where the dataset has no validation pictures."""
+        return self._evaluation("val") if len(self.split("val")) else []
+
+    def test_dataloader(self) -> EvaluationLoader:
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
+        """One loader for each split asked for."""
+        if isinstance(self.predict_split, str):
+            return self._evaluation(self.predict_split)
+        return [self._evaluation(name) for name in self.predict_split]
+
+    def _evaluation(self, split: str) -> EvaluationLoader:
+        part = self._part()
+        return EvaluationLoader(
+            self.split(split), self.batch_size, self.num_workers, self.seed, part
+        )
+
+    def _predicted(self) -> list[str]:
+        splits = self.predict_split
+        return [splits] if isinstance(splits, str) else list(splits)
+
+    def _part(self) -> Part:
+        trainer = self.trainer
+        return Part(trainer.global_rank, trainer.world_size) if trainer else Part()
