@@ -1,0 +1,37 @@
+"""Files that are whole or absent: atomic writes, free space, checked downloads, safe archives."""
+
+from diffdict.files.archive import unpack
+from diffdict.files.atomic import (
+    bytes_bar,
+    console,
+    free_bytes,
+    fsync,
+    human_bytes,
+    plain_disk_errors,
+    publish,
+    remove,
+    require_space,
+    sha256,
+    temporary,
+    writable_folder,
+    write_atomic,
+)
+from diffdict.files.fetch import download
+
+__all__ = [
+    "bytes_bar",
+    "console",
+    "download",
+    "free_bytes",
+    "fsync",
+    "human_bytes",
+    "plain_disk_errors",
+    "publish",
+    "remove",
+    "require_space",
+    "sha256",
+    "temporary",
+    "unpack",
+    "writable_folder",
+    "write_atomic",
+]
