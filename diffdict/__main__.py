@@ -1,0 +1,158 @@
+"""`diffdict extract|train|evaluate|info|verify`: finds conf/, opens the door, says mistakes in one line."""
+
+import functools
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffdict.errors import UserError, one_line
+
+PACKAGE = Path(__file__).parent
+DOORS = ("extract", "train", "evaluate")
+USAGE = """diffdict: what does a diffusion model know, and where in it?
+
+  diffdict extract  …    data from a trained network: feature stores, samples
+  diffdict train    …    a trained module
+  diffdict evaluate …    numbers, pictures, pages
+  diffdict info PATH     what is in a feature store or a checkpoint
+  diffdict verify PATH   every bit of it against its checksums
+
+Each of the first three takes Hydra overrides; `diffdict train --help` lists what there is to choose."""
+
+
+def folder(name: str) -> str:
+    """conf/ or sweeps/: inside the installed package, else beside it in a checkout."""
+    packaged = PACKAGE / name
+    return str(packaged if packaged.is_dir() else PACKAGE.parent / name)
+
+
+OmegaConf.register_new_resolver("diffdict.folder", folder, replace=True)
+
+
+def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+    """A function of a composed config becomes a command: Hydra in front, mistakes in one line."""
+    import hydra  # not for `info` and `verify`, which need no config
+
+    parent, failures = os.getpid(), []
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> float | None:
+        _point_children_at_this_job()
+        try:
+            return task(cfg)
+        except Exception as error:
+            mistake = _mistake(error)
+            if mistake is None or os.getpid() != parent:  # a bug, or a cluster's worker
+                raise
+            print(f"{task.__name__}: {mistake}", file=sys.stderr, flush=True)
+            failures.append(mistake)  # a sweep goes on with its next job
+            return None
+
+    def open_door() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
+        try:
+            hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
+                job
+            )()
+        except KeyboardInterrupt as stop:
+            print(f"\n{one_line(stop)}", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            mistake = _mistake(error)
+            if mistake is None:
+                raise
+            print(f"{task.__name__}: {mistake}", file=sys.stderr)
+            sys.exit(2)
+        if failures:
+            sys.exit(2)
+
+    return open_door
+
+
+def _point_children_at_this_job() -> None:
+    """A DDP child re-runs sys.argv: it gets this job's own overrides, never the sweep again."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    cfg = HydraConfig.get()
+    if cfg.mode != RunMode.MULTIRUN:
+        return
+    sys.argv = [sys.argv[0], *cfg.overrides.task, "hydra.mode=RUN"]
+    with open_dict(HydraConfig.instance().cfg):
+        HydraConfig.instance().cfg.hydra.run.dir = cfg.runtime.output_dir
+
+
+def _mistake(error: BaseException) -> str | None:
+    """The user's mistake behind an error in one line; None when it is a bug."""
+    from hydra.errors import HydraException, InstantiationException
+
+    chain, cause = [], error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__
+    for link in chain:
+        if isinstance(link, UserError):
+            return one_line(link)
+    if isinstance(error, InstantiationException):  # +key=value that the constructor does not take
+        wrong = isinstance(chain[-1], TypeError) and "argument" in str(chain[-1])
+        return one_line(error) if wrong else None
+    for link in chain:
+        if isinstance(link, OmegaConfBaseException):
+            return _config_mistake(error, link)
+    if isinstance(error, HydraException):
+        return _options(str(error))
+    return None
+
+
+def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:
+    """A wrong key, value or interpolation; the right keys beside it."""
+    text = one_line(UserError(str(error).split("\n    full_key")[0]))
+    parent = link.parent_node
+    if OmegaConf.is_dict(parent) and link.full_key and link.key not in parent:
+        place = str(link.full_key).rpartition(".")[0] or "the root"
+        text += f". Keys of {place}: {', '.join(sorted(map(str, parent)))}"
+    return text
+
+
+def _options(text: str) -> str:
+    """Hydra's several lines as one: options separated by commas, its search path left out."""
+    lines = text.split("\nConfig search path")[0].splitlines()
+    said = [line.strip() for line in lines if line.strip() and not line.startswith("\t")]
+    options = [line.strip() for line in lines if line.startswith("\t")]
+    return " ".join(said) + (f" {', '.join(options)}" if options else "")
+
+
+def main() -> None:
+    """The installed command."""
+    verb, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if verb in DOORS:
+        packaged = PACKAGE / "doors" / f"{verb}.py"
+        script = packaged if packaged.exists() else PACKAGE.parent / f"{verb}.py"
+        sys.argv = [str(script), *rest]  # what a DDP child runs again
+        runpy.run_path(str(script), run_name="__main__")
+    elif verb in ("info", "verify") and len(rest) == 1:
+        _look(verb, rest[0])
+    else:
+        print(USAGE)
+        sys.exit(0 if verb in ("", "-h", "--help") else 2)
+
+
+def _look(verb: str, path: str) -> None:
+    """`info` or `verify` of a path; a mistake is one line and exit code 2."""
+    try:
+        from diffdict import run
+
+        print(getattr(run, verb)(Path(path)))
+    except UserError as mistake:
+        print(f"{verb}: {one_line(mistake)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""From a composed config to a run: seed, data, model, callbacks, loggers, trainer; and its end."""
+
+import errno
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from diffdict import checkpoints
+from diffdict.errors import UserError
+from diffdict.features.store import FeatureStore
+
+# what evaluate.py takes from its own command line, never from the checkpoint's config
+EVALUATION = ("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags")
+
+
+class Run(NamedTuple):
+    """What a door opens on."""
+
+    data: pl.LightningDataModule
+    model: pl.LightningModule
+    trainer: pl.Trainer
+
+    def metric(self, name: str | None) -> float | None:
+        """The number that a sweeper minimises or maximises."""
+        if name is None:
+            return None
+        known = self.trainer.callback_metrics
+        if name not in known:
+            raise UserError(
+                f"optimized_metric={name} was not logged; logged: {', '.join(sorted(known))}"
+            )
+        return float(known[name])
+
+
+def build(cfg: DictConfig) -> Run:
+    """Everything that the config names, made."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = _make(cfg.data)
+    model = _make(cfg.model, data.facts)
+    callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
+    loggers = [_make(node) for node in _each(cfg, "logger")]
+    trainer = _make(
+        cfg.trainer, {"callbacks": [*callbacks, KeepConfig(cfg)], "logger": loggers or False}
+    )
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return Run(data, model, trainer)
+
+
+def _make(node: DictConfig, facts: dict | None = None) -> object:
+    """The object a node describes; what the data knows fills the arguments that it names."""
+    takes = inspect.signature(get_object(node["_target_"])).parameters
+    known = {key: value for key, value in (facts or {}).items() if key in takes}
+    return instantiate(node, _convert_="all", **{k: v for k, v in known.items() if k not in node})
+
+
+def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
+    return [node for node in (cfg.get(group) or {}).values() if node is not None]
+
+
+class KeepConfig(pl.Callback):
+    """The config travels in the checkpoint: unresolved, so that a new dataset still reaches data."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.config = OmegaConf.to_container(cfg, resolve=False)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
+    ) -> None:
+        checkpoint["config"] = self.config
+
+
+def trained(cfg: DictConfig) -> DictConfig:
+    """The config that a checkpoint was trained with, and over it what is said now."""
+    if cfg.ckpt_path is None:
+        raise UserError(
+            "evaluate needs what it evaluates, nothing came: "
+            "python evaluate.py ckpt_path=outputs/…/last.ckpt"
+        )
+    kept = checkpoints.config_of(cfg.ckpt_path)
+    typed = {said.split("=")[0].lstrip("+~") for said in HydraConfig.get().overrides.task}
+    merged = OmegaConf.create(kept)
+    for key in EVALUATION:
+        merged[key] = cfg[key]
+    if cfg.dataset is not None:
+        merged.dataset = cfg.dataset  # whole: no key of the old one stays; the backbone does
+    for key in typed & {"timestep", "block"}:
+        merged[key] = cfg[key]
+    batch = {key: value for key, value in cfg.data.items() if value is not None}
+    merged.data.update(batch)
+    return merged
+
+
+@contextmanager
+def close(run: Run) -> Iterator[None]:
+    """The end of a run, whichever it is: said in one line or one table, every logger finished."""
+    try:
+        yield
+        _table(run)
+    except SIGTERMException:
+        print(f"\nStopped by SIGTERM.{_way_on(run)}", file=sys.stderr)
+        sys.exit(143)
+    except SystemExit as stop:
+        if run.trainer.interrupted and stop.code == 1:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt(f"Stopped.{_way_on(run)}") from None
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"The disk under {error.filename or run.trainer.default_root_dir} is full: "
+            "make room, then run the same command again."
+        ) from error
+    finally:
+        if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+            sys.modules["wandb"].finish()
+
+
+def _way_on(run: Run) -> str:
+    """How an interrupted run goes on."""
+    last = getattr(run.trainer.checkpoint_callback, "last_model_path", "")
+    if last:
+        return f" Go on with the same command and ckpt_path={last}"
+    return " Run the same command again: what is finished is kept."
+
+
+@rank_zero_only
+def _table(run: Run) -> None:
+    """The last figures and the paths of what was written."""
+    table = Table("", "", show_header=False, box=None)
+    for name, value in sorted(run.trainer.callback_metrics.items()):
+        table.add_row(name, f"{float(value):.4g}")
+    kept = run.trainer.checkpoint_callback
+    for name, path in (
+        ("checkpoint", getattr(kept, "last_model_path", "")),
+        ("best", getattr(kept, "best_model_path", "")),
+        ("folder", run.trainer.default_root_dir),
+    ):
+        if path and Path(path).exists():
+            table.add_row(name, str(path))
+    Console(soft_wrap=True).print(table)
+
+
+def info(path: Path) -> str:
+    """What is in a feature store or a checkpoint, in one screen."""
+    if path.is_dir():
+        return FeatureStore.open(path).describe()
+    return checkpoints.describe(path)
+
+
+def verify(path: Path) -> str:
+    """Every bit of a store or a checkpoint against its checksums."""
+    if path.is_dir():
+        return FeatureStore.open(path).verify()
+    return checkpoints.verify(path)

@@ -1,0 +1,19 @@
+"""Evaluate: numbers, pictures and pages from what was learned."""
+
+from omegaconf import DictConfig
+
+from diffdict.__main__ import door
+
+
+@door
+def evaluate(cfg: DictConfig) -> float | None:
+    from diffdict.run import build, close, trained  # torch waits until here
+
+    run = build(trained(cfg))
+    with close(run):
+        run.trainer.test(run.model, run.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    return run.metric(cfg.optimized_metric)
+
+
+if __name__ == "__main__":
+    evaluate()

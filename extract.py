@@ -1,0 +1,18 @@
+"""Extract: data from a trained network: stored features, samples."""
+
+from omegaconf import DictConfig
+
+from diffdict.__main__ import door
+
+
+@door
+def extract(cfg: DictConfig) -> None:
+    from diffdict.run import build, close  # torch waits until here: --help and tab stay quick
+
+    run = build(cfg)
+    with close(run):
+        run.trainer.predict(run.model, run.data, return_predictions=False)
+
+
+if __name__ == "__main__":
+    extract()

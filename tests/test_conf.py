@@ -1,0 +1,122 @@
+"""conf/ says only what the code understands, and everything in it composes."""
+
+import inspect
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from diffdict.__main__ import folder
+
+CONF = Path(folder("conf"))
+GROUPS = [
+    "backbone",
+    "callbacks",
+    "data",
+    "dataset",
+    "debug",
+    "experiment",
+    "hydra",
+    "local",
+    "logger",
+    "paths",
+    "report",
+    "sampler",
+    "task",
+    "trainer",
+]
+HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "defaults"}
+TASKS = {
+    "train": [t for t in ("diffusion",)],
+    "extract": [t for t in ("features", "samples")],
+}
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def nodes(node):
+    if OmegaConf.is_dict(node):
+        if "_target_" in node:
+            yield node
+        for key in node:
+            if not OmegaConf.is_interpolation(node, key) and not OmegaConf.is_missing(node, key):
+                yield from nodes(node[key])
+    elif OmegaConf.is_list(node):
+        for child in node:
+            yield from nodes(child)
+
+
+def composed(door: str, *overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(door, [*overrides, "hydra.runtime.output_dir=out"], return_hydra_config=True)
+
+
+def check_keys(cfg, where):
+    for node in nodes(cfg):
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        unknown = set(node) - HYDRA_KEYS - set(parameters)
+        assert not unknown, f"{where}: {node._target_} takes {', '.join(parameters)}; not {unknown}"
+
+
+def test_groups_are_these():
+    assert sorted(path.name for path in CONF.iterdir() if path.is_dir()) == GROUPS
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONF)))
+def test_every_key_is_an_argument_of_its_target(file):
+    check_keys(OmegaConf.load(file), file.relative_to(CONF))
+
+
+@pytest.mark.parametrize(
+    ("door", "task", "dataset", "backbone"),
+    [
+        (door, task, dataset, backbone)
+        for door, tasks in TASKS.items()
+        for task, dataset, backbone in product(tasks, options("dataset"), options("backbone"))
+    ],
+)
+def test_every_task_dataset_and_backbone_compose(door, task, dataset, backbone):
+    cfg = composed(door, f"dataset={dataset}", f"task={task}", f"backbone={backbone}")
+    check_keys(cfg, f"{door} {task} {dataset} {backbone}")
+    assert cfg.hydra.runtime.choices.task == task
+    assert cfg.hydra.runtime.choices.backbone == backbone
+    assert cfg.dataset.name
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_and_says_its_command(experiment):
+    head = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    doors = [door for door in TASKS if f"python {door}.py experiment={experiment}" in head]
+    assert doors, "the head of an experiment says its command"
+    for door in doors:
+        check_keys(composed(door, f"experiment={experiment}"), experiment)
+
+
+@pytest.mark.parametrize("door", ["train", "extract"])
+@pytest.mark.parametrize("debug", sorted(set(options("debug")) - {"default"}))
+@pytest.mark.parametrize("trainer", options("trainer"))
+def test_every_debug_and_trainer_compose(door, debug, trainer):
+    cfg = composed(door, f"debug={debug}", f"trainer={trainer}")
+    assert cfg.trainer._target_ == "pytorch_lightning.Trainer"
+
+
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_a_typed_dataset_reaches_evaluate(dataset):
+    assert composed("evaluate", f"dataset={dataset}").dataset.name
+
+
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_a_dataset_brings_its_backbone_and_its_place(dataset):
+    cfg = composed("extract", f"dataset={dataset}")
+    assert cfg.hydra.runtime.choices.backbone in options("backbone")
+    assert set(cfg.noise) == {"shared", "seed", "draws"}
+    typed = composed("extract", f"dataset={dataset}", "timestep=7", "block=3", "backbone=pixels")
+    assert (typed.timestep, typed.block) == (7, 3)
+    assert typed.hydra.runtime.choices.backbone == "pixels"

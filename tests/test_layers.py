@@ -1,0 +1,44 @@
+"""The house keeps its order: arrows point down, files and functions stay short, rooms are real."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "diffdict").rglob("*.py"), *ROOT.glob("tests/**/*.py")])
+
+
+def test_arrows_point_down():
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lengths(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400, "a file has at most 400 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name}: a function has ≤ 60 lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_first_line_says_what_the_file_holds(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), "the first line says what a file holds"
+
+
+def test_no_room_without_a_name():
+    words = {"utils", "helpers", "common", "misc"}
+    assert not [path for path in FILES if words & {part.removesuffix(".py") for part in path.parts}]
+
+
+def test_torchvision_is_never_imported():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] in ("torchvision", "timm")]

@@ -1,0 +1,21 @@
+"""Train: learn something from pictures, or from what a backbone sees in them."""
+
+from omegaconf import DictConfig
+
+from diffdict.__main__ import door
+
+
+@door
+def train(cfg: DictConfig) -> float | None:
+    from diffdict.run import build, close  # torch waits until here: --help and tab stay quick
+
+    run = build(cfg)
+    with close(run):
+        run.trainer.fit(run.model, run.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        if cfg.test:
+            run.trainer.test(run.model, run.data)
+    return run.metric(cfg.optimized_metric)
+
+
+if __name__ == "__main__":
+    train()
