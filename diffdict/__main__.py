@@ -1,4 +1,4 @@
-"""`diffdict extract|train|evaluate|info|verify`: finds conf/, opens the door, says mistakes in one line."""
+"""`diffdict extract|train|evaluate|info|verify`: finds conf/, opens the door, one-line mistakes."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ USAGE = """diffdict: what does a diffusion model know, and where in it?
   diffdict info PATH     what is in a feature store or a checkpoint
   diffdict verify PATH   every bit of it against its checksums
 
-Each of the first three takes Hydra overrides; `diffdict train --help` lists what there is to choose."""
+Each of the first three takes Hydra overrides; `diffdict train --help` lists all choices."""
 
 
 def folder(name: str) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -72,7 +71,7 @@ def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
 
 
 class KeepConfig(pl.Callback):
-    """The config travels in the checkpoint: unresolved, so that a new dataset still reaches data."""
+    """The config travels in the checkpoint, unresolved: a new dataset still reaches data."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.config = OmegaConf.to_container(cfg, resolve=False)

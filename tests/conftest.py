@@ -21,7 +21,7 @@ class Golden(NamedTuple):
     arrays: dict[str, np.ndarray]  # the stored, sub-sampled outputs
 
     def fill(self, net: nn.Module) -> nn.Module:
-        """Every float entry of the network set by the case's weight rule; keys and shapes checked first."""
+        """Keys and shapes checked, then every float entry set by the case's weight rule."""
         state = net.state_dict()
         prefix = self.facts.get("weight_key_prefix", "")
         ours = {key: list(value.shape) for key, value in state.items()}

@@ -30,7 +30,7 @@ def test_help_is_written_for_people(door):
         assert group in said
     assert said.count(f"python {door}.py ") >= 5
     assert "toy_faces" in said
-    assert '$(python' in said
+    assert "$(python" in said
     assert "$$" not in said
 
 
@@ -88,7 +88,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, door, words, said):
 def test_a_bug_keeps_its_traceback(tmp_path):
     (tmp_path / "broken.py").write_text("def broken(**_):\n    raise RuntimeError('a bug')\n")
     done = run(
-        str(ROOT / "train.py"), "data._target_=broken.broken", cwd=tmp_path, PYTHONPATH=str(tmp_path)
+        str(ROOT / "train.py"),
+        "data._target_=broken.broken",
+        cwd=tmp_path,
+        PYTHONPATH=str(tmp_path),
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -107,4 +110,7 @@ def test_a_failing_job_does_not_end_the_sweep(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("train: ")]) == 1
-    assert {path.name for path in (tmp_path / "multirun").glob("*/*/*") if path.is_dir()} >= {"0", "1"}
+    assert {path.name for path in (tmp_path / "multirun").glob("*/*/*") if path.is_dir()} >= {
+        "0",
+        "1",
+    }

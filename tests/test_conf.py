@@ -30,8 +30,8 @@ GROUPS = [
 ]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "defaults"}
 TASKS = {
-    "train": [t for t in ("diffusion",)],
-    "extract": [t for t in ("features", "samples")],
+    "train": ["diffusion"],
+    "extract": ["features", "samples"],
 }
 
 
@@ -69,7 +69,9 @@ def test_groups_are_these():
     assert sorted(path.name for path in CONF.iterdir() if path.is_dir()) == GROUPS
 
 
-@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONF)))
+@pytest.mark.parametrize(
+    "file", sorted(CONF.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONF))
+)
 def test_every_key_is_an_argument_of_its_target(file):
     check_keys(OmegaConf.load(file), file.relative_to(CONF))
 

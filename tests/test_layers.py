@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("*.py"), *(ROOT / "diffdict").rglob("*.py"), *ROOT.glob("tests/**/*.py")])
+FILES = sorted(
+    [*ROOT.glob("*.py"), *(ROOT / "diffdict").rglob("*.py"), *ROOT.glob("tests/**/*.py")]
+)
 
 
 def test_arrows_point_down():
