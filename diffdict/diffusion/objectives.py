@@ -36,7 +36,7 @@ class Objective:
     variance: str = "learned_range"
     loss: str = "mse"  # mse: hybrid when the variance is learned (Nichol & Dhariwal 2021, eq. 16)
     weighting: str = "none"
-    gamma: float = 5.0  # where min_snr cuts; 5 is the paper's (Hang et al. 2023)
+    gamma: int | float = 5.0  # where min_snr cuts; 5 is the paper's (Hang et al. 2023)
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -200,10 +200,15 @@ def byte_log_likelihood(
 ) -> Float[Tensor, "*shape"]:
     """The log mass of a Gaussian on the byte around x; the end bytes own the tails (Ho, eq. 13)."""
     centred, sharpness = x - mean, torch.exp(-log_scale)
-    below = torch.special.ndtr(sharpness * (centred - 1 / 255))
-    above = torch.special.ndtr(sharpness * (centred + 1 / 255))
+    below = normal_cdf(sharpness * (centred - 1 / 255))
+    above = normal_cdf(sharpness * (centred + 1 / 255))
     mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1 - below, above - below))
     return mass.clamp(min=1e-12).log()
+
+
+def normal_cdf(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Φ(x) by the tanh that released models were trained with (Page 1977), within 2e-4 of it."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def flat_mean(x: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:

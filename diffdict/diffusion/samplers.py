@@ -72,7 +72,7 @@ def ddim(
     objective: Objective,
     noise: Noise | None = None,
     respacing: Respacing = "",
-    eta: float = 0.0,
+    eta: int | float = 0.0,
     clip_denoised: bool = True,
     start: int | None = None,
     stop: int = -1,
