@@ -1,0 +1,86 @@
+"""What every backbone offers: pictures in, named blocks of features out, and where its weights came from."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffdict import checkpoints
+from diffdict.errors import UserError
+
+Block = int | str  # ints name the output blocks of a U-Net, strings those of anything else
+
+
+class Backbone(nn.Module, ABC):
+    """A network whose inner maps are the features; subclasses fill the attributes in their constructor."""
+
+    name: str
+    image_size: int  # side of the pictures that it was made for
+    shapes: dict[Block, tuple[int, int, int]]  # channels, height, width by block, at image_size
+    num_timesteps: int | None = None  # None: it has no timestep
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._file_sha256: str | None = None
+        self.register_load_state_dict_post_hook(_forget_file)
+
+    @abstractmethod
+    def features(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        timestep: int | None = None,
+        blocks: Sequence[Block] | None = None,
+        noise: Float[Tensor, "..."] | None = None,
+    ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
+        """Native-resolution maps of the blocks (None: all), in the network's order.
+
+        One pass that ends with the last block asked for, over images in [-1, 1]; `noise` is
+        broadcast over them (None: fresh) and means nothing to a network without timesteps.
+        """
+
+    def load(self, checkpoint: str | None) -> None:
+        """Weights from a released name or a file; None keeps the fresh ones."""
+        if checkpoint is not None:
+            self._file_sha256 = checkpoints.load_into(self, checkpoint)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights' file, or of the parameters themselves when they come from none."""
+        if self._file_sha256 is not None:
+            return self._file_sha256
+        digest = hashlib.sha256()
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def chosen(self, blocks: Sequence[Block] | None) -> list[Block]:
+        """The blocks asked for, each once, in the network's order."""
+        if blocks is None:
+            return list(self.shapes)
+        known = ", ".join(map(str, self.shapes))
+        for block in blocks:
+            if block not in self.shapes:
+                raise UserError(f"{self.name} has no block {block!r}. Its blocks: {known}")
+        if not blocks:
+            raise UserError(f"No block of {self.name} was asked for. Its blocks: {known}")
+        return [block for block in self.shapes if block in blocks]
+
+    def check_timestep(self, timestep: int | None) -> None:
+        """A diffusion network needs a timestep within its schedule, any other network needs None."""
+        steps = self.num_timesteps
+        if steps is None and timestep is not None:
+            raise UserError(f"{self.name} has no timesteps, got timestep={timestep}: leave it out")
+        if steps is not None and (timestep is None or not 0 <= timestep < steps):
+            raise UserError(
+                f"{self.name} needs a timestep between 0 and {steps - 1}, got {timestep}:"
+                " give another timestep="
+            )
+
+
+def _forget_file(backbone: Backbone, _: object) -> None:
+    """Weights loaded from elsewhere are no longer those of the file."""
+    backbone._file_sha256 = None
