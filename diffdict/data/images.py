@@ -136,50 +136,42 @@ class EvaluationLoader:
 
 
 class TrainingLoader:
-    """Shuffled, augmented epochs whose position can be saved and restored in the middle of one.
+    """An endless stream of shuffled, augmented epochs; one pass is as long as one of them.
 
-    progress tells how many batches of this epoch the trainer has finished, and limit how many it
-    will take: a batch that was handed out when the run broke must come again.
+    A pass starts where the last one stopped, so what comes next follows from the number of batches
+    trained on alone. `trained` tells that number: a batch in flight when the run broke comes again.
     """
 
     def __init__(
-        self,
-        dataset: Augmented,
-        batch_size: int,
-        workers: int,
-        part: Part,
-        drop_last: bool,
+        self, dataset: Augmented, batch_size: int, workers: int, part: Part, drop_last: bool
     ):
         self.dataset, self.batch_size, self.part = dataset, batch_size, part
-        self.drop_last = drop_last
-        self.progress: Callable[[], float] = lambda: math.inf
-        self.limit: Callable[[], float] = lambda: math.inf
-        self.epoch, self.batch, self.restored = 0, 0, False
+        self.drop_last, self.position = drop_last, 0
+        self.repeat = False  # to overfit, every pass is the first one
+        self.trained: Callable[[], float] = lambda: math.inf
         self.keys = _Batches()
         self.loader = _torch_loader(dataset, self.keys, workers, dataset.seed, stay=workers > 0)
-        self.length = len(self._batches(0))
+        self.length = len(self._epoch(0))
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[Sample]:
-        if self.batch and not self.restored:
-            self.epoch, self.batch = self.epoch + 1, 0
-        batches = self._batches(self.epoch)[self.batch :]
-        self.keys.batches = [[(self.epoch, index) for index in batch] for batch in batches]
-        for batch in self.loader:
-            self.batch, self.restored = self.batch + 1, False
-            yield batch
+        epoch, batch = divmod(0 if self.repeat else self.position, self.length)
+        following = self._epoch(epoch + 1) if batch else []
+        self.keys.batches = self._epoch(epoch)[batch:] + following[:batch]
+        for sample in self.loader:
+            self.position += 1
+            yield sample
 
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
         order = epoch_order(len(self.dataset.dataset), self.dataset.seed, epoch)
-        return training_batches(order, self.batch_size, self.part, self.drop_last)
+        batches = training_batches(order, self.batch_size, self.part, self.drop_last)
+        return [[(epoch, index) for index in batch] for batch in batches]
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch lies, and what its number means."""
-        epoch, batch = self.epoch, int(min(self.batch, self.progress()))
-        if batch >= min(len(self), self.limit()):
-            epoch, batch = epoch + 1, 0
+        epoch, batch = divmod(int(min(self.position, self.trained())), self.length)
         return {"epoch": epoch, "batch": batch} | self._meaning()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -191,7 +183,7 @@ class TrainingLoader:
                     f"{name} = {state[name]}, and this run has {ours}: resume with {state[name]}, "
                     "or from a checkpoint that ended its epoch"
                 )
-        self.epoch, self.batch, self.restored = state["epoch"], state["batch"], True
+        self.position = state["epoch"] * self.length + state["batch"]
 
     def _meaning(self) -> dict[str, int]:
         pictures = len(self.dataset.dataset)
@@ -270,8 +262,8 @@ class ImageDataModule(pl.LightningDataModule):
         )
         if self.trainer:
             fit = self.trainer.fit_loop
-            loader.progress = lambda: fit.epoch_loop.batch_progress.current.processed
-            loader.limit = lambda: fit.max_batches
+            loader.trained = lambda: fit.epoch_loop.batch_progress.total.processed
+            loader.repeat = self.trainer.overfit_batches > 0
         if not len(loader):
             ranks = f" on {loader.part.world} ranks" if loader.part.world > 1 else ""
             raise UserError(
