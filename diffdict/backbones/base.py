@@ -1,4 +1,4 @@
-"""What every backbone offers: pictures in, named blocks of features out, and where its weights came from."""
+"""What every backbone offers: named blocks of features, and where its weights came from."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict import checkpoints
 from diffdict.errors import UserError
 
 Block = int | str  # ints name the output blocks of a U-Net, strings those of anything else
 
 
 class Backbone(nn.Module, ABC):
-    """A network whose inner maps are the features; subclasses fill the attributes in their constructor."""
+    """A network whose inner maps are features; the constructor of a subclass sets these."""
 
     name: str
     image_size: int  # side of the pictures that it was made for
@@ -44,6 +43,8 @@ class Backbone(nn.Module, ABC):
     def load(self, checkpoint: str | None) -> None:
         """Weights from a released name or a file; None keeps the fresh ones."""
         if checkpoint is not None:
+            from diffdict import checkpoints
+
             self._file_sha256 = checkpoints.load_into(self, checkpoint)
 
     @property
@@ -70,7 +71,7 @@ class Backbone(nn.Module, ABC):
         return [block for block in self.shapes if block in blocks]
 
     def check_timestep(self, timestep: int | None) -> None:
-        """A diffusion network needs a timestep within its schedule, any other network needs None."""
+        """A diffusion network needs a timestep of its schedule, any other network None."""
         steps = self.num_timesteps
         if steps is None and timestep is not None:
             raise UserError(f"{self.name} has no timesteps, got timestep={timestep}: leave it out")

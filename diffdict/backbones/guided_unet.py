@@ -1,16 +1,25 @@
-"""Guided-diffusion's U-Net (Dhariwal & Nichol 2021): its flags, its state dicts, and its features."""
+"""Guided-diffusion's U-Net (Dhariwal & Nichol 2021): its flags, its state dicts, its features."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple, no_type_check
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from diffdict.backbones.base import Backbone, Block
+from diffdict.backbones.guided_layers import (
+    GROUPS,
+    Attention,
+    Downsample,
+    GroupNorm,
+    Layers,
+    ResBlock,
+    Upsample,
+    WideLinear,
+    sinusoid,
+    zeroed,
+)
 from diffdict.diffusion.schedules import make_schedule, q_sample
 from diffdict.errors import UserError
 
@@ -20,145 +29,8 @@ CHANNEL_MULT = {  # what an empty channel_mult means, by image size
     128: (1, 1, 2, 3, 4),
     64: (1, 2, 3, 4),
 }
+Numbers = str | int | Sequence[int | float]  # guided-diffusion's comma string, or a list
 NUM_CLASSES = 1000  # ImageNet's: the only class-conditional models that were released
-GROUPS = 32  # of every GroupNorm
-
-
-class GroupNorm(nn.GroupNorm):
-    """GroupNorm computed in float32 at least, answered in the input's dtype."""
-
-    @no_type_check  # dynamo traces it
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
-        return F.group_norm(wide, self.num_groups, weight, bias, self.eps).to(x.dtype)
-
-
-class WideLinear(nn.Linear):
-    """Linear computed in float32 at least, in half networks and under autocast too."""
-
-    @no_type_check
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        if not torch.amp.is_autocast_available(x.device.type):
-            return F.linear(x.to(dtype), weight, bias)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.to(dtype), weight, bias)
-
-
-@no_type_check
-class ResBlock(nn.Module):
-    """Norm, SiLU, [resample], conv, twice, with the time embedding between; plus the input."""
-
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        flags: "Flags",
-        resample: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.scale_shift = flags.use_scale_shift_norm
-        self.in_layers = nn.Sequential(
-            GroupNorm(GROUPS, channels),
-            nn.SiLU(),
-            nn.Conv2d(channels, out_channels, 3, padding=1),
-        )
-        self.resample = resample or nn.Identity()
-        self.emb_layers = nn.Sequential(
-            nn.SiLU(),
-            nn.Linear(flags.embedding, out_channels * (2 if self.scale_shift else 1)),
-        )
-        self.out_layers = nn.Sequential(
-            GroupNorm(GROUPS, out_channels),
-            nn.SiLU(),
-            nn.Dropout(flags.dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
-        )
-        same = channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        norm, silu, conv = self.in_layers
-        h = conv(self.resample(silu(norm(x))))
-        x = self.skip_connection(self.resample(x))
-        embedding = embedding.to(self.emb_layers[1].weight.dtype)
-        embedding = self.emb_layers(embedding).to(h.dtype)[:, :, None, None]
-        if not self.scale_shift:
-            return x + self.out_layers(h + embedding)
-        scale, shift = embedding.chunk(2, dim=1)
-        norm, *rest = self.out_layers
-        h = torch.addcmul(shift, norm(h), 1 + scale)
-        for layer in rest:
-            h = layer(h)
-        return x + h
-
-
-@no_type_check
-class Attention(nn.Module):
-    """Self-attention between the positions of a map, with a residual; keys as 1×1 conv1d layers."""
-
-    def __init__(self, channels: int, heads: int, new_order: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.new_order = new_order
-        self.norm = GroupNorm(GROUPS, channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # a view of a channels_last map
-        qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)
-        if self.new_order:  # channels run [q, k, v][head][d]
-            q, k, v = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
-        else:  # channels run [head][q, k, v][d]
-            q, k, v = qkv.unflatten(2, (self.heads, 3, -1)).unbind(3)
-        h = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        h = F.linear(
-            h.transpose(1, 2).flatten(2), self.proj_out.weight[:, :, 0], self.proj_out.bias
-        )
-        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
-
-
-@no_type_check
-class Downsample(nn.Module):
-    """Half the size by a strided convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
-
-
-@no_type_check
-class Upsample(nn.Module):
-    """Twice the size by nearest neighbours and a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-@no_type_check
-class Layers(nn.Sequential):
-    """Layers in turn, the residual blocks with the time embedding; recomputed in backward if told."""
-
-    recompute = False
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        for layer in self:
-            inputs = (x, embedding) if isinstance(layer, ResBlock) else (x,)
-            if self.recompute and torch.is_grad_enabled():
-                x = recompute(layer, *inputs, use_reentrant=False)
-            else:
-                x = layer(*inputs)
-        return x
 
 
 class Flags(NamedTuple):
@@ -167,7 +39,7 @@ class Flags(NamedTuple):
     image_size: int
     num_channels: int
     num_res_blocks: int
-    channel_mult: tuple[float, ...]
+    channel_mult: tuple[int | float, ...]
     attention_sizes: frozenset[int]  # downsampling factors at which a block attends
     num_heads: int
     num_head_channels: int
@@ -175,13 +47,15 @@ class Flags(NamedTuple):
     resblock_updown: bool
     use_scale_shift_norm: bool
     use_new_attention_order: bool
-    dropout: float
+    dropout: int | float
 
     @property
     def embedding(self) -> int:
+        """The width of the time embedding."""
         return 4 * self.num_channels
 
     def channels(self, level: int) -> int:
+        """The width of a level; 0 is the one at full size."""
         return int(self.channel_mult[level] * self.num_channels)
 
     def attention(self, channels: int, heads: int) -> Attention:
@@ -199,14 +73,29 @@ class Flags(NamedTuple):
             )
         return Attention(channels, heads, self.use_new_attention_order)
 
+    def residual(
+        self, channels: int, out_channels: int, resample: nn.Module | None = None
+    ) -> ResBlock:
+        """A residual block, its map halved or doubled on the way if told."""
+        return ResBlock(
+            channels,
+            out_channels,
+            self.embedding,
+            self.use_scale_shift_norm,
+            self.dropout,
+            resample,
+        )
+
     def down(self, channels: int) -> nn.Module:
+        """The last layer of a level on the way down."""
         if self.resblock_updown:
-            return ResBlock(channels, channels, self, nn.AvgPool2d(2))
+            return self.residual(channels, channels, nn.AvgPool2d(2))
         return Downsample(channels)
 
     def up(self, channels: int) -> nn.Module:
+        """The last layer of a level on the way up."""
         if self.resblock_updown:
-            return ResBlock(channels, channels, self, nn.Upsample(scale_factor=2, mode="nearest"))
+            return self.residual(channels, channels, nn.Upsample(scale_factor=2, mode="nearest"))
         return Upsample(channels)
 
 
@@ -218,8 +107,8 @@ class GuidedUNet(Backbone):
         image_size: int,
         num_channels: int,
         num_res_blocks: int,
-        channel_mult: str | Sequence[float] = "",
-        attention_resolutions: str | Sequence[int] = "16",
+        channel_mult: Numbers = "",
+        attention_resolutions: Numbers = "16",
         num_heads: int = 1,
         num_head_channels: int = -1,
         num_heads_upsample: int = -1,
@@ -228,7 +117,7 @@ class GuidedUNet(Backbone):
         use_new_attention_order: bool = False,
         learn_sigma: bool = False,
         class_cond: bool = False,
-        dropout: float = 0.0,
+        dropout: int | float = 0.0,
         *,
         diffusion_steps: int = 1000,
         noise_schedule: str = "linear",
@@ -259,26 +148,7 @@ class GuidedUNet(Backbone):
             dropout,
         )
         self._check_flags()
-        self.time_embed = nn.Sequential(
-            WideLinear(num_channels, self.flags.embedding),
-            nn.SiLU(),
-            WideLinear(self.flags.embedding, self.flags.embedding),
-        )
-        self.label_emb = nn.Embedding(NUM_CLASSES, self.flags.embedding) if class_cond else None
-        skips = self._build_input()
-        channels = skips[-1]
-        self.middle_block = Layers(
-            ResBlock(channels, channels, self.flags),
-            self.flags.attention(channels, num_heads),
-            ResBlock(channels, channels, self.flags),
-        )
-        self._build_output(channels, skips)
-        first = self.flags.channels(0)
-        self.out = nn.Sequential(
-            GroupNorm(GROUPS, first),
-            nn.SiLU(),
-            zeroed(nn.Conv2d(first, 6 if learn_sigma else 3, 3, padding=1)),
-        )
+        self._build_layers(class_cond, learn_sigma)
         for layers in (*self.input_blocks, self.middle_block, *self.output_blocks):
             layers.recompute = use_checkpoint
         self.load(checkpoint)
@@ -298,6 +168,30 @@ class GuidedUNet(Backbone):
                     f" got {flags.channels(level)} at level {level}"
                 )
 
+    def _build_layers(self, class_cond: bool, learn_sigma: bool) -> None:
+        """All layers, in the original's order, so that a seed makes the original's weights."""
+        flags = self.flags
+        self.time_embed = nn.Sequential(
+            WideLinear(flags.num_channels, flags.embedding),
+            nn.SiLU(),
+            WideLinear(flags.embedding, flags.embedding),
+        )
+        self.label_emb = nn.Embedding(NUM_CLASSES, flags.embedding) if class_cond else None
+        skips = self._build_input()
+        channels = skips[-1]
+        self.middle_block = Layers(
+            flags.residual(channels, channels),
+            flags.attention(channels, flags.num_heads),
+            flags.residual(channels, channels),
+        )
+        self._build_output(channels, skips)
+        first = flags.channels(0)
+        self.out = nn.Sequential(
+            GroupNorm(GROUPS, first),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(first, 6 if learn_sigma else 3, 3, padding=1)),
+        )
+
     def _build_input(self) -> list[int]:
         """The way down; the channels of each skip."""
         flags, factor = self.flags, 1
@@ -305,7 +199,7 @@ class GuidedUNet(Backbone):
         self.input_blocks = nn.ModuleList([Layers(nn.Conv2d(3, skips[0], 3, padding=1))])
         for level in range(len(flags.channel_mult)):
             for _ in range(flags.num_res_blocks):
-                layers = [ResBlock(skips[-1], flags.channels(level), flags)]
+                layers = [flags.residual(skips[-1], flags.channels(level))]
                 if factor in flags.attention_sizes:
                     layers.append(flags.attention(flags.channels(level), flags.num_heads))
                 self.input_blocks.append(Layers(*layers))
@@ -322,7 +216,7 @@ class GuidedUNet(Backbone):
         self.output_blocks, self.shapes = nn.ModuleList(), {}
         for level in reversed(range(len(flags.channel_mult))):
             for i in range(flags.num_res_blocks + 1):
-                layers = [ResBlock(channels + skips.pop(), flags.channels(level), flags)]
+                layers = [flags.residual(channels + skips.pop(), flags.channels(level))]
                 channels = flags.channels(level)
                 if factor in flags.attention_sizes:
                     layers.append(flags.attention(channels, flags.num_heads_upsample))
@@ -353,7 +247,7 @@ class GuidedUNet(Backbone):
         blocks: Sequence[Block] | None = None,
         noise: Float[Tensor, "..."] | None = None,
     ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
-        """Output blocks of one pass over the images noised to the timestep (Baranchuk et al. 2022)."""
+        """Output blocks of one pass over images noised to the timestep (Baranchuk et al. 2022)."""
         wanted = self.chosen(blocks)
         self.check_timestep(timestep)
         t = torch.full((len(images),), timestep, dtype=torch.int64, device=images.device)
@@ -397,16 +291,7 @@ class GuidedUNet(Backbone):
             raise UserError(f"{self.name} takes {takes}: call it so, or change class_cond")
 
 
-@no_type_check
-def sinusoid(t: Tensor, width: int) -> Tensor:
-    """Cosines, then sines, of the timestep at geometric frequencies; an odd width ends in a zero."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=t.device)
-    angles = t[:, None].float() * torch.exp(-math.log(10000) * steps / half)
-    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
-
-
-def widths(channel_mult: str | Sequence[float], image_size: int) -> tuple[float, ...]:
+def widths(channel_mult: Numbers, image_size: int) -> tuple[int | float, ...]:
     """The multiplier of each level; guided-diffusion's own table where none are given."""
     given = numbers(channel_mult)
     if not given and image_size not in CHANNEL_MULT:
@@ -417,8 +302,10 @@ def widths(channel_mult: str | Sequence[float], image_size: int) -> tuple[float,
     return given or CHANNEL_MULT[image_size]
 
 
-def numbers(flag: str | Sequence[float]) -> tuple[float, ...]:
-    """A flag's numbers, from guided-diffusion's comma string or from a list."""
+def numbers(flag: Numbers) -> tuple[int | float, ...]:
+    """A flag's numbers, from guided-diffusion's comma string, a list, or a single number."""
+    if isinstance(flag, int):
+        return (flag,)
     if not isinstance(flag, str):
         return tuple(flag)
     try:
@@ -427,10 +314,3 @@ def numbers(flag: str | Sequence[float]) -> tuple[float, ...]:
         raise UserError(
             f'A list flag is whole numbers and commas ("32,16,8"), got {flag!r}'
         ) from None
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with zero weights: its residual branch starts as nothing."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

@@ -10,7 +10,7 @@ from diffdict.backbones.base import Backbone, Block
 
 
 class Pixels(Backbone):
-    """One block, `pixels`: red, green, blue, and the row and column of the pixel's centre in [-1, 1]."""
+    """One block, `pixels`: red, green, blue, and the row and column of the pixel in [-1, 1]."""
 
     def __init__(self, image_size: int, *, name: str = "pixels") -> None:
         super().__init__()
