@@ -50,6 +50,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
             for name, size, file in members(raw, archive):
                 _write_member(temp, name, size, file, archive)
                 progress.update(progress.task_ids[0], completed=raw.tell())
+            progress.update(progress.task_ids[0], completed=archive.stat().st_size)
         os.sync()  # thousands of small files: one call, not one a file
         return publish(temp, folder)
     except FileNotFoundError as error:

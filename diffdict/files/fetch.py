@@ -40,7 +40,7 @@ PAUSE = 1.0  # seconds between them
 
 
 def download(url: str, path: str | Path, *, sha256: str | None = None, note: str = "") -> Path:
-    """The file at this address, whole and verified; what a cut or Ctrl-C leaves is resumed later."""
+    """The file at this address, whole and verified; after a cut or Ctrl-C the next call resumes."""
     path = Path(path)
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"Cannot download {url}: only http:// and https:// addresses are fetched.")

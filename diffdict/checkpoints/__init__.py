@@ -1,0 +1,20 @@
+"""Weights by name or path: fetched, verified, opened safely, fitted into a network, described."""
+
+from diffdict.checkpoints.fit import load_into, load_strictly
+from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve
+from diffdict.checkpoints.read import Weights, load_state_dict
+from diffdict.checkpoints.summary import Description, describe
+
+__all__ = [
+    "Description",
+    "Released",
+    "Weights",
+    "describe",
+    "fetch",
+    "load_into",
+    "load_state_dict",
+    "load_strictly",
+    "packaged",
+    "released",
+    "resolve",
+]

@@ -1,0 +1,123 @@
+"""Weights into a network, all of them or none, and the likely cause when they do not fit."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from diffdict.checkpoints.flags import Flag, anatomy
+from diffdict.checkpoints.read import load_state_dict
+from diffdict.errors import UserError
+
+
+def load_into(
+    net: nn.Module,
+    checkpoint: str | Path,
+    layout: str | None = None,
+    *,
+    ignore: Sequence[str] = (),
+    folder: str | Path | None = None,
+) -> str:
+    """Fills the network, strictly, and returns the file's sha256.
+
+    ignore: prefixes of entries that the file has and the network rightly lacks (a decoder, a head).
+    """
+    weights = load_state_dict(checkpoint, layout, folder)
+    load_strictly(net, weights.state, weights.path, ignore=ignore)
+    return weights.sha256
+
+
+def load_strictly(
+    net: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str | Path,
+    *,
+    ignore: Sequence[str] = (),
+) -> None:
+    """These weights into the network, in the network's dtype; a misfit names the likely flag."""
+    ours = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    state = {
+        key: value
+        for key, value in _below(state, ours).items()
+        if key in ours or not key.startswith(tuple(ignore))
+    }
+    theirs = {key: tuple(value.shape) for key, value in state.items()}
+    if ours != theirs:
+        raise UserError(_misfit(net, ours, theirs, source))
+    net.load_state_dict(state)
+
+
+def _below(state: Mapping[str, Tensor], ours: Mapping) -> dict[str, Tensor]:
+    """The weights without a prefix that all share and the network does not know."""
+    tops = {key.partition(".")[0] for key in state}
+    inner = {key.partition(".")[2]: value for key, value in state.items()}
+    if (
+        len(tops) == 1
+        and not any(key in ours for key in state)
+        and any(key in ours for key in inner)
+    ):
+        return inner
+    return dict(state)
+
+
+def _misfit(net: nn.Module, ours: Mapping, theirs: Mapping, source: str | Path) -> str:
+    missing = [key for key in ours if key not in theirs]
+    extra = [key for key in theirs if key not in ours]
+    shapes = [
+        f"{key} {theirs[key]} in the file, {ours[key]} in the network"
+        for key in ours
+        if key in theirs and ours[key] != theirs[key]
+    ]
+    parts = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for names, what in (
+            (missing, "missing from the file"),
+            (extra, "unknown to the network"),
+            (shapes, "of another shape"),
+        )
+        if names
+    ]
+    name = getattr(net, "name", None) or type(net).__name__
+    return f"{source} does not fit {name}: {'; '.join(parts)}. {_cause(net, ours, theirs)}"
+
+
+def _cause(net: nn.Module, ours: Mapping, theirs: Mapping) -> str:
+    """The flags that differ between the network in the file and this one."""
+    size = getattr(net, "image_size", None)
+    size = size if isinstance(size, int) else None
+    file, network = anatomy(theirs, size), anatomy(ours, size)
+    if file.kind != network.kind:
+        kinds = f"the file holds {_a(file.kind)}, the network is {_a(network.kind)}"
+        return f"Likely cause: {kinds}. Choose the backbone that the file was made for."
+    if "ssl_dim" in file.flags and "ssl_dim" not in network.flags:
+        return (
+            "Likely cause: the file is an RCDM (it has ssl_emb): this backbone is not conditioned."
+        )
+    if file.kind == "ResNet" and file.flags.get("width") != network.flags.get("width"):
+        widths = f"{file.flags.get('width')} in the file, {network.flags.get('width')} here"
+        return f"Likely cause: the ResNet's width ({widths}): swav is width 1, swav_w2 width 2."
+    wrong = {
+        flag: value
+        for flag, value in file.flags.items()
+        if flag in network.flags and network.flags[flag] != value
+    }
+    if wrong:
+        said = ", ".join(f"backbone.{flag}={_typed(value)}" for flag, value in wrong.items())
+        was = ", ".join(_typed(network.flags[flag]) for flag in wrong)
+        return f"Likely cause: wrong flags. The file was made with {said} (the network has {was})."
+    if theirs.get("label_emb.weight") != ours.get("label_emb.weight"):
+        return "Likely cause: another number of classes (the rows of label_emb.weight)."
+    return (
+        "Likely cause: another network, or a part of one; `diffdict info` says what the file holds."
+    )
+
+
+def _a(kind: str | None) -> str:
+    return f"a {kind}" if kind else "a network of unknown kind"
+
+
+def _typed(value: Flag) -> str:
+    """The value as it is typed on a command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)

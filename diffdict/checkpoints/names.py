@@ -1,0 +1,159 @@
+"""Every released weight by name: where it lies, its licence, and proof that it has not changed."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from diffdict.errors import UserError
+from diffdict.files import download, sha256, write_atomic
+
+OPENAI = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
+YANDEX = "https://storage.yandexcloud.net/yandex-research/ddpm-segmentation/models"
+META = "https://dl.fbaipublicfiles.com"
+PACKAGED = Path(__file__).parent.parent / "weights"
+CC_BY_NC = "CC BY-NC 4.0: non-commercial use only"
+
+
+class Released(NamedTuple):
+    """One file of weights that somebody published."""
+
+    url: str
+    licence: str
+    layout: str | None  # how the file is opened; None: found out
+    sha256: str | None  # pinned by us; None: its authors published none, the first sight counts
+    size: int | None  # bytes; None: the server says it before the download starts
+    note: str  # what it is
+
+    @property
+    def suffix(self) -> str:
+        """.pt, .pth or .pth.tar"""
+        return "".join(Path(self.url).suffixes)
+
+
+@cache
+def released() -> dict[str, Released]:
+    """Name → released weights."""
+    sets = {"lsun_bedroom": "LSUN bedroom", "ffhq": "FFHQ", "lsun_cat": "LSUN cat"}
+    sets["lsun_horse"] = "LSUN horse"
+    table = {}
+    for name, what in sets.items():
+        unet = f"guided-diffusion U-Net, {what} 256 px, as ddpm-segmentation used it (about 2.2 GB)"
+        table[name] = _free(f"{YANDEX}/ddpm_checkpoints/{name}.pt", "MIT", "flat", unet)
+        for kind, what_kind in (
+            ("mae", "MAE ViT-L/8"),
+            ("swav", "SwAV ResNet-50"),
+            ("swav_w2", "SwAV ResNet-50 twice as wide"),
+        ):
+            table[f"{kind}_{name}"] = _free(
+                f"{YANDEX}/{kind}_checkpoints/{name}.pth",
+                f"MIT; made with Meta's {what_kind.split()[0]} code ({CC_BY_NC})",
+                "model" if kind == "mae" else "state_dict",
+                f"{what_kind}, {what} 256 px, from ddpm-segmentation",
+            )
+    for name in ("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"):
+        unet = f"OpenAI's own guided-diffusion U-Net {name}, 256 px (about 2.2 GB)"
+        table[f"openai_{name}"] = _free(f"{OPENAI}/{name}.pt", "MIT", "flat", unet)
+    for name, file in (
+        ("swav_imagenet", "swav_800ep_pretrain"),
+        ("swav_w2_imagenet", "swav_RN50w2_400ep_pretrain"),
+    ):
+        url = f"{META}/deepcluster/{file}.pth.tar"
+        table[name] = _free(url, CC_BY_NC, None, "SwAV ResNet-50 on ImageNet")
+    for name in (
+        "supervised",
+        *(f"{ssl}_{end}" for ssl in _RCDM for end in ("trunk", "head")),
+    ):
+        table[f"rcdm_{name}"] = _free(
+            f"{META}/rcdm/rcdm_ema_{name}.pt",
+            CC_BY_NC,
+            "flat",
+            f"RCDM U-Net, ImageNet 128 px, conditioned on {name.replace('_', ' ')} features",
+        )
+    return table
+
+
+_RCDM = ("simclr", "barlow", "vicreg", "dino")
+
+
+def _free(url: str, licence: str, layout: str | None, note: str) -> Released:
+    return Released(url, licence, layout, None, None, note)
+
+
+def packaged() -> dict[str, Path]:
+    """Name → weights that come with diffdict."""
+    return {path.stem: path for path in sorted(PACKAGED.glob("*.safetensors"))}
+
+
+def folder_of_weights(folder: str | Path | None = None) -> Path:
+    """Where fetched weights are kept: the argument, $DIFFDICT_CHECKPOINTS, or ./checkpoints."""
+    return Path(folder or os.environ.get("DIFFDICT_CHECKPOINTS") or "checkpoints")
+
+
+def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
+    """The file of a released name (fetched when it is missing), a packaged name, or a path."""
+    name = str(checkpoint)
+    if name in released():
+        return fetch(name, folder)
+    if name in packaged():
+        return packaged()[name]
+    path = Path(checkpoint)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path}/last.ckpt.")
+    names = ", ".join([*packaged(), *released()])
+    raise UserError(f"No checkpoint {name!r}: neither a file nor one of the known names ({names}).")
+
+
+def fetch(name: str, folder: str | Path | None = None) -> Path:
+    """The released file in the folder of weights, downloaded when it is missing."""
+    entry = released()[name]
+    path = folder_of_weights(folder) / f"{name}{entry.suffix}"
+    if not path.exists():
+        note = f"{entry.note}. Licence: {entry.licence}."
+        download(entry.url, path, sha256=entry.sha256, note=note)
+    return path
+
+
+def proven(checkpoint: str | Path, path: Path) -> str:
+    """The file's sha256; that of a released file must be what it was at first sight."""
+    entry = released().get(str(checkpoint))
+    if entry is None:
+        return sha256(path)
+    record = path.with_name(path.name + ".sha256.json")
+    seen = _recorded(record)
+    if seen.get("file") == _signature(path) and entry.sha256 in (None, seen["sha256"]):
+        return seen["sha256"]
+    digest, wanted = sha256(path), entry.sha256 or seen.get("sha256")
+    if wanted not in (None, digest):
+        raise UserError(
+            f"{path} has changed: its sha256 is {digest}, it was {wanted}. Remove it and "
+            f"{record.name} to fetch {checkpoint} again, or give the file's path to use it so."
+        )
+    _remember(record, {"sha256": digest, "url": entry.url, "file": _signature(path)})
+    return digest
+
+
+def _signature(path: Path) -> list[int]:
+    """What changes when a file is written again: 2 GB are not hashed at every start."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
+
+
+def _recorded(record: Path) -> dict:
+    if not record.exists():
+        return {}
+    try:
+        seen = json.loads(record.read_bytes())
+        return {"sha256": str(seen["sha256"]), "file": list(seen["file"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{record} is damaged: remove it to trust the weights afresh.") from error
+
+
+def _remember(record: Path, facts: dict) -> None:
+    try:
+        write_atomic(record, json.dumps(facts, indent=1).encode())
+    except UserError:  # a shared folder that only its owner writes: hashed again at the next start
+        return

@@ -1,0 +1,206 @@
+"""Checkpoint files opened without running what is in them, and the weights found inside."""
+
+import argparse
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from diffdict.checkpoints.names import proven, released, resolve
+from diffdict.errors import UserError, one_line
+
+# Where weights lie in the files of this field, averaged ones first.
+PLACES = (
+    *(
+        "ema",
+        "ema_state_dict",
+        "model_ema",
+        "state_dict_ema",
+        "ema_denoise_fn",
+        "ema_decoder",
+        "EMA",
+    ),
+    *("state_dict", "model", "model_state_dict", "MODEL", "params", "network", "net"),
+)
+WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every key
+LIGHTNING = "pytorch-lightning_version"
+
+
+class Weights(NamedTuple):
+    """What a checkpoint holds for a network."""
+
+    state: dict[str, Tensor]
+    sha256: str  # of the file
+    path: Path
+    facts: dict  # layout, and what else the file says of itself
+
+
+def load_state_dict(
+    checkpoint: str | Path, layout: str | None = None, folder: str | Path | None = None
+) -> Weights:
+    """The network's weights in a released, packaged or own checkpoint.
+
+    layout: "flat", "lightning" (our own run) or the key that holds the weights; None finds out.
+    """
+    path = resolve(checkpoint, folder)
+    content, facts = read(path)
+    digest = proven(checkpoint, path)
+    if layout is None and str(checkpoint) in released():
+        layout = released()[str(checkpoint)].layout
+    layout = layout or find_layout(content, path)
+    state = unwrapped(weights_at(content, layout, path))
+    return Weights(state, digest, path, {"layout": layout, **facts})
+
+
+def read(path: Path) -> tuple[Mapping, dict]:
+    """All that the file holds, and what it says of itself in plain values."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    _refuse_what_is_no_checkpoint(path, head)
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _read_safetensors(path)
+    content = _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a dictionary of weights. "
+            f"Save it again with torch.save(network.state_dict(), …)."
+        )
+    return content, _plain_facts(content)
+
+
+def _refuse_what_is_no_checkpoint(path: Path, head: bytes) -> None:
+    text = head.lstrip().lower()
+    if not head:
+        what = "is empty: a download or a copy was cut"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "is a web page, not weights: the address asked for a login or has moved"
+    elif text.startswith(b"version https://git-lfs"):
+        what = "is a Git LFS pointer, not the weights: run `git lfs pull` where it came from"
+    else:
+        return
+    raise UserError(f"{path} {what}. Fetch the file again.")
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping, dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise UserError(_damaged(path, "safetensors file", error)) from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        # Namespace: MAE's own script saves its arguments beside the weights. Nothing else is built.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            mapped = zipfile.is_zipfile(path)  # read lazily: an optimizer's state is never loaded
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        if forbidden := re.search(r"GLOBAL (\S+)|found (\S+)|class (\S+)", str(error)):
+            name = next(group for group in forbidden.groups() if group)
+            raise UserError(
+                f"{path} is refused: opening it would run code of its own ({name.rstrip('.')}). "
+                f"If you trust it, save its weights alone with "
+                f"torch.save(network.state_dict(), …) where it was made."
+            ) from error
+        raise UserError(_damaged(path, "torch checkpoint", error)) from error
+    except Exception as error:  # torch raises nearly anything on torn bytes
+        raise UserError(_damaged(path, "torch checkpoint", error)) from error
+
+
+def _damaged(path: Path, what: str, error: Exception) -> str:
+    why = one_line(error)
+    return (
+        f"{path} is no whole {what}: {why[:160]}{'…' if len(why) > 160 else ''}. "
+        f"It was cut or damaged, or it is something else: fetch or save it again."
+    )
+
+
+def _plain_facts(content: Mapping) -> dict:
+    """What stands beside the weights in plain words and numbers."""
+    facts = {}
+    for key, value in content.items():
+        value = vars(value) if isinstance(value, argparse.Namespace) else value
+        if isinstance(value, str | int | float | bool) or key in ("hyper_parameters", "args"):
+            facts[str(key)] = value
+    return facts
+
+
+def find_layout(content: Mapping, path: Path) -> str:
+    """How this file must be opened, found out from what it holds."""
+    if LIGHTNING in content:
+        return "lightning"
+    if _is_weights(content):
+        return "flat"
+    held = [str(key) for key, value in content.items() if _is_weights(value)]
+    known = [place for place in PLACES if place in held]
+    if known:
+        return known[0]
+    if len(held) == 1:
+        return held[0]
+    raise UserError(
+        f"{path} holds {'several networks' if held else 'no network'}: its entries are "
+        f"{_few([str(key) for key in content])}. Name the right one with layout=… ."
+    )
+
+
+def weights_at(content: Mapping, layout: str, path: Path) -> dict[str, Tensor]:
+    """The weights that this layout points at."""
+    if layout == "lightning":
+        return _of_lightning(content.get("state_dict"), path)
+    found = content if layout == "flat" else content.get(layout)
+    if not _is_weights(found):
+        raise UserError(
+            f"{path} does not hold weights as layout={layout} says: its entries are "
+            f"{_few([str(key) for key in content])}. Try layout=null, which finds out."
+        )
+    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _of_lightning(state: object, path: Path) -> dict[str, Tensor]:
+    """The averaged network where the run kept one, else the network."""
+    state = state if isinstance(state, Mapping) else {}
+    for prefix in ("ema.", "net."):
+        inside = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+        if inside:
+            return inside
+    tops = sorted({key.partition(".")[0] for key in state})
+    raise UserError(
+        f"{path} holds no network under `net.`, but {_few(tops)}: it is no run of task=diffusion. "
+        f"Give a backbone's checkpoint, or layout=state_dict for another's Lightning file."
+    )
+
+
+def _is_weights(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) for key in value)
+        and any(isinstance(tensor, Tensor) for tensor in value.values())
+        and all(isinstance(tensor, Tensor) or key == "_metadata" for key, tensor in value.items())
+    )
+
+
+def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names that the bare network gives them."""
+    averaged = {key for key in state if key.startswith("ema_model.")}  # ema_pytorch keeps both
+    if averaged:
+        state = {key.removeprefix("ema_model."): state[key] for key in state if key in averaged}
+    while any(all(key.startswith(wrapper) for key in state) for wrapper in WRAPPERS):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
