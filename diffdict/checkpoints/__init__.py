@@ -2,19 +2,22 @@
 
 from diffdict.checkpoints.fit import load_into, load_strictly
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve
-from diffdict.checkpoints.read import Weights, load_state_dict
-from diffdict.checkpoints.summary import Description, describe
+from diffdict.checkpoints.read import Weights, config_of, load_state_dict
+from diffdict.checkpoints.summary import Description, describe, inspect, verify
 
 __all__ = [
     "Description",
     "Released",
     "Weights",
+    "config_of",
     "describe",
     "fetch",
+    "inspect",
     "load_into",
     "load_state_dict",
     "load_strictly",
     "packaged",
     "released",
     "resolve",
+    "verify",
 ]

@@ -69,11 +69,11 @@ def _misfit(net: nn.Module, ours: Mapping, theirs: Mapping, source: str | Path) 
         if key in theirs and ours[key] != theirs[key]
     ]
     parts = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for names, what in (
-            (missing, "missing from the file"),
-            (extra, "unknown to the network"),
-            (shapes, "of another shape"),
+        f"{len(names)} {what} ({', '.join(names[:most])}{', …' if len(names) > most else ''})"
+        for names, what, most in (
+            (missing, "missing from the file", 3),
+            (extra, "unknown to the network", 3),
+            (shapes, "of another shape", 2),
         )
         if names
     ]

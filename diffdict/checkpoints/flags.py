@@ -70,7 +70,7 @@ def _attention(shapes: Shapes, levels: list[int], image_size: int | None) -> dic
     factors = [2**k for k, i in enumerate(levels) if f"output_blocks.{i}.1.qkv.weight" in shapes]
     if image_size is None:
         return {"attention at downsampling": ",".join(map(str, factors))}
-    return {"attention_resolutions": ",".join(str(image_size // f) for f in reversed(factors))}
+    return {"attention_resolutions": ",".join(str(image_size // f) for f in factors)}
 
 
 def _rises(shapes: Shapes, block: int) -> bool:

@@ -122,18 +122,29 @@ def proven(checkpoint: str | Path, path: Path) -> str:
     entry = released().get(str(checkpoint))
     if entry is None:
         return sha256(path)
-    record = path.with_name(path.name + ".sha256.json")
+    record = _record_of(path)
     seen = _recorded(record)
     if seen.get("file") == _signature(path) and entry.sha256 in (None, seen["sha256"]):
         return seen["sha256"]
-    digest, wanted = sha256(path), entry.sha256 or seen.get("sha256")
+    digest, _ = recheck(path, entry.sha256)
+    _remember(record, {"sha256": digest, "url": entry.url, "file": _signature(path)})
+    return digest
+
+
+def recheck(path: Path, pinned: str | None = None) -> tuple[str, bool]:
+    """The file's sha256, and whether there was one to compare it with."""
+    record = _record_of(path)
+    digest, wanted = sha256(path), pinned or _recorded(record).get("sha256")
     if wanted not in (None, digest):
         raise UserError(
             f"{path} has changed: its sha256 is {digest}, it was {wanted}. Remove it and "
-            f"{record.name} to fetch {checkpoint} again, or give the file's path to use it so."
+            f"{record.name} to fetch it again, or give a copy's path to use it as it is."
         )
-    _remember(record, {"sha256": digest, "url": entry.url, "file": _signature(path)})
-    return digest
+    return digest, wanted is not None
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256.json")
 
 
 def _signature(path: Path) -> list[int]:

@@ -30,6 +30,7 @@ PLACES = (
     *("state_dict", "model", "model_state_dict", "MODEL", "params", "network", "net"),
 )
 WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every key
+PLAIN = ("config", "hyper_parameters", "args")  # what scripts say of themselves beside the weights
 LIGHTNING = "pytorch-lightning_version"
 
 
@@ -116,9 +117,12 @@ def _read_torch(path: Path) -> object:
 
 
 def _damaged(path: Path, what: str, error: Exception) -> str:
-    why = one_line(error)
+    why = one_line(error).removeprefix("PytorchStreamReader failed ")
+    if "Weights only load failed" in why:
+        _, told, why = why.partition("WeightsUnpickler error: ")
+        why = why if told else "its bytes are no pickle of torch's"
     return (
-        f"{path} is no whole {what}: {why[:160]}{'…' if len(why) > 160 else ''}. "
+        f"{path} is no whole {what}: {why.partition('. ')[0].rstrip('.')[:160]}. "
         f"It was cut or damaged, or it is something else: fetch or save it again."
     )
 
@@ -128,9 +132,21 @@ def _plain_facts(content: Mapping) -> dict:
     facts = {}
     for key, value in content.items():
         value = vars(value) if isinstance(value, argparse.Namespace) else value
-        if isinstance(value, str | int | float | bool) or key in ("hyper_parameters", "args"):
+        if isinstance(value, str | int | float | bool) or key in PLAIN:
             facts[str(key)] = value
     return facts
+
+
+def config_of(checkpoint: str | Path) -> dict:
+    """The config that a run of ours kept in its checkpoint."""
+    path = resolve(checkpoint)
+    content, _ = read(path)
+    if not isinstance(content.get("config"), dict):
+        raise UserError(
+            f"{path} keeps no config, so it was not written by train.py: "
+            f"name a run's checkpoint, such as outputs/…/last.ckpt."
+        )
+    return content["config"]
 
 
 def find_layout(content: Mapping, path: Path) -> str:
