@@ -18,7 +18,19 @@ HAIR = colours("2d262a 4e3428 7a4c2e b05c30 deb26c 969296")
 PAINT = colours(
     "3a8a8c ea7460 e8b858 384878 b8c88e b6a2d6 e8a4ac 8ec0e2 a64e40 366450 f6ead2 744064"
 )
-STYLES = ["bald", "short", "short", "parted", "bangs", "bob", "long", "curls", "bun", "spikes"]
+STYLES = [
+    "bald",
+    "short",
+    "parted",
+    "bangs",
+    "bob",
+    "long",
+    "long",
+    "curls",
+    "curls",
+    "bun",
+    "spikes",
+]
 
 
 def draw_face(dice: Dice, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +85,7 @@ def draw_background(dice: Dice, canvas: Canvas) -> None:
 def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, style: str) -> None:
     """What hangs behind the neck or stands above the skull."""
     back = canvas.region("hair", hair * 0.88)
-    length, wide = dice.between(1.2, 2.1), dice.between(1.15, 1.35)
+    length, wide = dice.between(1.3, 2.1), dice.between(1.2, 1.45)
     if style in ("bob", "long", "bangs"):
         low = length if style == "long" else 1.05
         xs = np.concatenate([RAMP * wide, RAMP[::-1] * wide])
@@ -92,7 +104,7 @@ def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, sty
 def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
     """Neck, shoulders and what is worn on them."""
     unit, x = head.scale, head.x + dice.between(-0.03, 0.03) - head.sine * head.scale * 0.7
-    top = head.y + unit * dice.between(1.42, 1.56)
+    top = head.y + unit * dice.between(1.33, 1.47)
     half = dice.between(0.42, 0.56)
     colour, trim = dice.paint(PAINT, PAINT, SKIN, HAIR), dice.paint(PAINT, SKIN, HAIR)
     neck, cloth = canvas.region("neck", skin * 0.93), canvas.region("clothes", colour)
@@ -100,7 +112,7 @@ def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
     edge = canvas.region("clothes", trim)
     sides = np.array([[-half, -1.2], [half, -1.2], [half * 1.15, 0.3], [-half * 1.15, 0.3]])
     canvas.fill(sides * unit + (x, top), neck)
-    wide, drop = dice.between(1.6, 2.1), dice.between(0.2, 0.5)
+    wide, drop = dice.between(1.8, 2.3), dice.between(0.12, 0.32)
     slope = np.abs(RAMP) ** 1.5 * drop + np.maximum(np.abs(RAMP) - 0.8, 0) * 4
     shoulders = band(RAMP * wide, slope - 0.08, np.full_like(RAMP, 4.0))
     canvas.fill(shoulders * unit + (x, top), cloth)
@@ -211,43 +223,44 @@ def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None
 
 
 def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray, hair: np.ndarray) -> None:
-    """Two eyes that look the same way, lids and brows; now and then a wink."""
-    white, lash = (
-        canvas.region("eyes", np.array([252.0, 250, 246])),
-        canvas.region("eyes", np.array([50.0, 36, 40])),
-    )
+    """Two eyes that look the same way, some with heavy lids; now and then a wink."""
+    white = canvas.region("eyes", np.array([252.0, 250, 246]))
+    lash = canvas.region("eyes", np.array([50.0, 36, 40]))
+    lid = canvas.region("skin", skin * (0.9, 0.84, 0.84))
     iris = canvas.region("iris", dice.paint(PAINT, HAIR, HAIR))
-    pupil, spark = (
-        canvas.region("iris", np.array([22.0, 18, 24])),
-        canvas.region("iris", np.full(3, 255.0)),
-    )
-    brow = canvas.region("brows", hair * dice.between(0.55, 0.9))
-    apart, y = dice.between(0.4, 0.47), dice.between(-0.1, 0.02)
+    pupil = canvas.region("iris", np.array([22.0, 18, 24]))
+    spark = canvas.region("iris", np.full(3, 255.0))
+    apart, y = dice.between(0.4, 0.46), dice.between(-0.08, 0.02)
     rx, ry, r = dice.between(0.23, 0.29), dice.between(0.2, 0.28), dice.between(0.165, 0.2)
     look = np.array([dice.between(-0.07, 0.07), dice.between(-0.04, 0.05)])
-    lift, slant, thick = (
-        dice.between(0.36, 0.46),
-        dice.between(-0.02, 0.14),
-        dice.between(0.062, 0.09),
-    )
+    discs = [(r, look, iris), (r * 0.52, look, pupil), (r * 0.32, look - (0.06, 0.07), spark)]
+    droop = dice.between(0.35, 0.6) * dice.chance(0.3)
     wink = dice.pick([-1, 1]) if dice.chance(0.06) else 0
+    draw_brows(dice, canvas, head, hair, np.array([[-apart, y], [apart, y]]))
+    arc = np.stack([RAMP * rx * 1.06, -ry * np.sqrt(1 - RAMP**2)], 1)
     for side in (-1, 1):
         centre = np.array([side * apart, y])
-        arc = np.stack([RAMP * rx * 1.08, -ry * np.sqrt(1 - RAMP**2)], 1)
         if side == wink:
             canvas.stroke(head.place(arc * (1, 0.6) + centre + (0, 0.06)), lash, head.scale * 0.12)
-        else:
-            canvas.fill(head.place(oval(*centre, rx, ry)), white)
-            for radius, at, region in (
-                (r, look, iris),
-                (r * 0.52, look, pupil),
-                (r * 0.3, look - (0.06, 0.07), spark),
-            ):
-                canvas.fill(head.place(inside(CIRCLE * radius + at, rx, ry) + centre), region)
-            canvas.stroke(head.place(arc + centre), lash, head.scale * 0.06)
+            continue
+        canvas.fill(head.place(oval(*centre, rx, ry)), white)
+        for radius, at, region in discs:
+            canvas.fill(head.place(inside(CIRCLE * radius + at, rx, ry) + centre), region)
+        lower = arc * (1, 1 - droop)
+        if droop:
+            canvas.fill(head.place(np.concatenate([arc, lower[::-1]]) + centre), lid)
+        canvas.stroke(head.place(lower + centre), lash, head.scale * 0.06)
+
+
+def draw_brows(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, eyes: np.ndarray) -> None:
+    """Two arcs over the eyes, thicker towards the nose."""
+    brow = canvas.region("brows", hair * dice.between(0.55, 0.9))
+    lift, slant = dice.between(0.38, 0.48), dice.between(-0.02, 0.14)
+    thick = dice.between(0.062, 0.09)
+    for side, eye in zip((-1, 1), eyes, strict=True):
         bend = -lift + slant * RAMP * side + 0.14 * RAMP**2
-        full = thick * (1.1 - 0.4 * RAMP * side)
-        canvas.fill(head.place(band(RAMP * 0.27, bend - full, bend + full) + centre), brow)
+        half = thick * (1.1 - 0.4 * RAMP * side)
+        canvas.fill(head.place(band(RAMP * 0.27, bend - half, bend + half) + eye), brow)
 
 
 def draw_front_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, style: str) -> None:
@@ -261,7 +274,7 @@ def draw_front_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, st
     if style == "bald":
         return
     xs = np.linspace(1.06, -1.06, 31)
-    edge = np.where(np.abs(xs) > 0.9, temple, line + 0.1 * xs**2)
+    edge = line + 0.1 * xs**2 + (temple - line) * (xs / 1.06) ** 8
     if style == "bangs":
         edge = np.where(
             np.abs(xs) > 0.88, 0.5, line + 0.34 + 0.05 * np.where(np.arange(31) % 4 < 2, 1, -1)

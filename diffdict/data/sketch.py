@@ -127,8 +127,8 @@ class Head:
     """Where a face is and how it is turned; parts are given in half widths of the head."""
 
     def __init__(self, dice: Dice):
-        self.scale = dice.between(0.245, 0.315)
-        self.x, self.y = 0.5 + dice.between(-0.11, 0.11), 0.465 + dice.between(-0.05, 0.06)
+        self.scale = dice.between(0.268, 0.335)
+        self.x, self.y = 0.5 + dice.between(-0.1, 0.1), 0.455 + dice.between(-0.05, 0.06)
         tilt = dice.between(-0.28, 0.28)
         self.cosine, self.sine = math.cos(tilt), math.sin(tilt)
         self.yaw, self.pitch = dice.between(-0.32, 0.32), dice.between(-0.12, 0.1)
@@ -138,7 +138,7 @@ class Head:
     def place(self, points: np.ndarray) -> np.ndarray:
         """Head to picture: what lies on the front of the ball moves with the turn."""
         x, y = points[:, 0], points[:, 1]
-        front = np.sqrt(np.maximum(0, 1 - x * x - (y / TALL) ** 2))
+        front = np.maximum(0, 1 - x * x - (y / TALL) ** 2)
         return self.flat(np.stack([x + self.yaw * front, y + self.pitch * front], 1))
 
     def flat(self, points: np.ndarray) -> np.ndarray:
