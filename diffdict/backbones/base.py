@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffdict import checkpoints
 from diffdict.errors import UserError
 
 Block = int | str  # ints name the output blocks of a U-Net, strings those of anything else
@@ -43,8 +44,6 @@ class Backbone(nn.Module, ABC):
     def load(self, checkpoint: str | None) -> None:
         """Weights from a released name or a file; None keeps the fresh ones."""
         if checkpoint is not None:
-            from diffdict import checkpoints
-
             self._file_sha256 = checkpoints.load_into(self, checkpoint)
 
     @property

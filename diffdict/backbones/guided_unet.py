@@ -309,8 +309,7 @@ def numbers(flag: Numbers) -> tuple[int | float, ...]:
     if not isinstance(flag, str):
         return tuple(flag)
     try:
-        return tuple(int(number) for number in flag.split(",") if number.strip())
+        given = [float(number) for number in flag.split(",") if number.strip()]
     except ValueError:
-        raise UserError(
-            f'A list flag is whole numbers and commas ("32,16,8"), got {flag!r}'
-        ) from None
+        raise UserError(f'A list flag is numbers and commas ("32,16,8"), got {flag!r}') from None
+    return tuple(int(number) if number.is_integer() else number for number in given)
