@@ -131,7 +131,7 @@ def snr_weights(
     }[objective.predict]
     if objective.weighting == "none":
         table = torch.ones_like(table)
-    return table.to(device=t.device, dtype=torch.float32)[t]
+    return table.float().to(t.device)[t]
 
 
 def training_losses(

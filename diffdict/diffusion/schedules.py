@@ -182,7 +182,7 @@ def gather(
     # one rounding, float64 to the result, whether before or after the indexing; and a device
     # without float64 (MPS) never sees any
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return table.to(device=t.device, dtype=dtype)[t].reshape(-1, *[1] * (like.ndim - 1))
+    return table.to(dtype).to(t.device)[t].reshape(-1, *[1] * (like.ndim - 1))
 
 
 def q_sample(

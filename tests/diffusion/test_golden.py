@@ -35,7 +35,7 @@ X_T = normal(1303, (2, 3, 32, 32))
 
 
 def flags(config):
-    """The case's flags that the network knows: the others are the diffusion's or the precision's."""
+    """The case's flags that the network knows; the others belong to diffusion or precision."""
     names = (
         "image_size num_channels num_res_blocks num_heads num_heads_upsample num_head_channels "
         "attention_resolutions channel_mult dropout class_cond use_scale_shift_norm "
