@@ -1,0 +1,243 @@
+"""Labelled pixels for segmenters, gathered from native-resolution maps on demand."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int, Int64, Integer
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffdict.errors import UserError
+from diffdict.features.gather import NativeMaps
+from diffdict.features.shuffle import ResumableLoader, permutation
+from diffdict.features.sources import Blocks, LiveSource, Noise, Source, Steps, StoredSource
+
+UNLABELLED = -1  # stands for the ignore label in data that has none
+
+
+class PixelBatch(NamedTuple):
+    """Random labelled pixels; with several members, each member's own ones."""
+
+    features: Float[Tensor, "*members batch channels"]
+    labels: Int64[Tensor, "*members batch"]
+
+
+class LabelledPicture(NamedTuple):
+    """One whole picture: its maps, still at native resolution, and its labels as they are."""
+
+    maps: NativeMaps
+    mask: Int64[Tensor, "height width"]
+    index: int
+
+
+def ignore_small(
+    masks: Integer[Tensor, "pictures height width"], ignore_label: int | None, least: int = 20
+) -> Int64[Tensor, "pictures height width"]:
+    """Labels that ignore a class where it has fewer than `least` pixels (Baranchuk et al. 2022)."""
+    ignored = UNLABELLED if ignore_label is None else ignore_label
+    labels = masks.long().clone()
+    for picture in labels:
+        classes, counts = picture.unique(return_counts=True)
+        small = classes[(counts < least) & (classes != ignored)]
+        picture[torch.isin(picture, small)] = ignored
+    return labels
+
+
+class PixelLoader(ResumableLoader[PixelBatch]):
+    """Batches of labelled pixels, in an order of their own for each epoch and member."""
+
+    def __init__(
+        self,
+        maps: NativeMaps,
+        labels: Int64[Tensor, "pictures height width"],
+        ignore_label: int | None = None,
+        batch_size: int = 64,
+        members: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.maps, self.labels = maps, labels.flatten()
+        ignored = UNLABELLED if ignore_label is None else ignore_label
+        self.kept = (self.labels != ignored).nonzero()[:, 0].int()  # int32: half the memory
+        self.batch_size, self.members, self.rank, self.world = batch_size, members, rank, world
+        plan = {"pixels": len(self.kept), "batch_size": batch_size, "members": members}
+        super().__init__(seed, {**plan, "world": world})
+
+    def __len__(self) -> int:
+        return len(self.kept) // (self.batch_size * self.world)
+
+    def batches(self, epoch: int, taken: int) -> Iterator[PixelBatch]:
+        """The batches of an epoch after the first `taken` ones."""
+        orders = [
+            permutation(len(self.kept), self.seed, epoch, member, dtype=torch.int32)
+            for member in range(self.members)
+        ]
+        for step in range(taken, len(self)):
+            start = (step * self.world + self.rank) * self.batch_size
+            drawn = [order[start : start + self.batch_size] for order in orders]
+            yield self.read(
+                self.kept[torch.stack(drawn)] if len(drawn) > 1 else self.kept[drawn[0]]
+            )
+
+    def read(self, place: Int[Tensor, "*members batch"]) -> PixelBatch:
+        """The pixels at these places of the flattened labels."""
+        height, width = self.maps.size
+        place = place.long()
+        pixel = place.flatten() % (height * width)
+        picture = place.flatten() // (height * width)
+        features = self.maps.gather(picture, pixel // width, pixel % width)
+        labels = self.labels[place].to(features.device)
+        return PixelBatch(features.view(*place.shape, -1), labels)
+
+
+class PictureLoader:
+    """Whole labelled pictures of a source, one at a time; each rank its part."""
+
+    def __init__(self, source: Source, pictures: Sequence[int]) -> None:
+        self.source, self.pictures = source, pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[LabelledPicture]:
+        for index in self.pictures:
+            mask = self.source.mask(index).long()
+            maps = hold(self.source, [index], tuple(mask.shape))
+            yield LabelledPicture(maps, mask, index)
+
+
+def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:
+    """The maps of these pictures in memory: one tensor a map, filled picture by picture."""
+    grids = [(height, width) for _, height, width in source.shapes]
+    held: list[Tensor] = []
+    for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
+        maps = source.maps([index])
+        if not held:
+            held = [x.new_empty(len(pictures), *x.shape[1:]) for x in maps]
+        for tensor, x in zip(held, maps, strict=True):
+            tensor[row] = x[0]
+    return NativeMaps(held, grids, size)
+
+
+class PixelDataModule(pl.LightningDataModule):
+    """Random labelled pixels of the training pictures; whole pictures for validation and test."""
+
+    def __init__(
+        self,
+        dataset: Callable[..., Dataset] | None = None,
+        backbone: Callable[[], nn.Module] | nn.Module | None = None,
+        *,
+        dataset_name: str = "",
+        backbone_name: str = "",
+        root: str = "features",
+        timestep: Steps = 50,
+        block: Blocks = 6,
+        noise: Noise | None = None,
+        source: str = "store",
+        dtype: str = "fp16",
+        batch_size: int = 64,
+        members: int = 1,
+        seed: int = 0,
+        val_pictures: int = 0,
+        smallest_annotation: int = 20,
+        on_device: bool = False,
+    ) -> None:
+        """`dataset`, `backbone` and `dtype` are for source="live" only.
+
+        The last `val_pictures` training pictures are for validation; `on_device` holds the maps
+        on the trainer's device.
+        """
+        super().__init__()
+        if source not in ("store", "live"):
+            raise UserError(f"data.source is store or live, got {source!r}")
+        self.dataset, self.backbone = dataset, backbone
+        self.dataset_name, self.backbone_name, self.root = dataset_name, backbone_name, root
+        self.timestep, self.block, self.noise = timestep, block, noise
+        self.source, self.dtype = source, dtype
+        self.batch_size, self.members, self.seed = batch_size, members, seed
+        self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
+        self.on_device = on_device
+        self._sources: dict[str, Source] = {}
+        self._held: tuple[NativeMaps, Tensor] | None = None
+
+    @property
+    def facts(self) -> dict:
+        """What a segmenter needs to know: width, classes, and where the features come from."""
+        train = self.open("train")
+        return {**train.facts, "d_in": sum(shape[0] for shape in train.shapes), "maps": train.names}
+
+    def open(self, split: str) -> Source:
+        """The features of a split."""
+        if split not in self._sources:
+            self._sources[split] = self._open(split)
+        return self._sources[split]
+
+    def _open(self, split: str) -> Source:
+        asked = self.timestep, self.block, self.noise
+        if self.source == "store":
+            return StoredSource(self.root, self.dataset_name, self.backbone_name, split, *asked)
+        if not isinstance(self.backbone, nn.Module):  # built once, for all splits
+            self.backbone = self.backbone()
+        dataset = self.dataset(split=split)
+        return LiveSource(dataset, self.backbone, *asked, dtype=self.dtype, device=self._device())
+
+    def setup(self, stage: str | None = None) -> None:
+        """Holds the training pictures, once."""
+        if stage in ("fit", None) and self._held is None:
+            self._held = self._hold()
+
+    def _hold(self) -> tuple[NativeMaps, Tensor]:
+        source, pictures = self.open("train"), self._pictures()[0]
+        if not source.facts.get("num_classes"):
+            raise UserError(f"{source.facts['dataset']} has no labels: choose a labelled dataset")
+        masks = torch.stack([source.mask(index).long() for index in pictures])
+        maps = hold(source, pictures, tuple(masks.shape[1:]))
+        labels = ignore_small(masks, source.facts["ignore_label"], self.smallest_annotation)
+        return (maps.to(self._device()) if self.on_device else maps.to("cpu")), labels
+
+    def _pictures(self) -> tuple[list[int], list[int]]:
+        """Training pictures and validation pictures."""
+        count = len(self.open("train"))
+        if not 0 <= self.val_pictures < count:
+            raise UserError(
+                f"data.val_pictures must leave training pictures: {self.val_pictures} of {count}"
+            )
+        split = count - self.val_pictures
+        return list(range(split)), list(range(split, count))
+
+    def train_dataloader(self) -> PixelLoader:
+        """Random pixels."""
+        maps, labels = self._held
+        ignore, seed = self.open("train").facts["ignore_label"], self.seed
+        rank, world = self._part()
+        loader = PixelLoader(maps, labels, ignore, self.batch_size, self.members, seed, rank, world)
+        if not len(loader):
+            raise UserError(
+                f"{len(loader.kept)} labelled pixels fill no batch of {self.batch_size} "
+                f"on {world} rank(s): lower data.batch_size"
+            )
+        return loader
+
+    def val_dataloader(self) -> PictureLoader | list:
+        """The training pictures held out."""
+        return self._whole("train", self._pictures()[1]) if self.val_pictures else []
+
+    def test_dataloader(self) -> PictureLoader:
+        """The test split."""
+        return self._whole("test", range(len(self.open("test"))))
+
+    def _whole(self, split: str, pictures: Sequence[int]) -> PictureLoader:
+        rank, world = self._part()
+        return PictureLoader(self.open(split), pictures[rank::world])
+
+    def _part(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _device(self) -> torch.device:
+        if self.trainer is not None:
+            return self.trainer.strategy.root_device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
