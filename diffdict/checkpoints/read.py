@@ -104,7 +104,7 @@ def _read_torch(path: Path) -> object:
             mapped = zipfile.is_zipfile(path)  # read lazily: an optimizer's state is never loaded
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if forbidden := re.search(r"GLOBAL (\S+)|found (\S+)|class (\S+)", str(error)):
+        if forbidden := re.search(r"GLOBAL (\S+)|(Trying to [^.]+|Can only [^.]+)", str(error)):
             name = next(group for group in forbidden.groups() if group)
             raise UserError(
                 f"{path} is refused: opening it would run code of its own ({name.rstrip('.')}). "
@@ -120,7 +120,7 @@ def _damaged(path: Path, what: str, error: Exception) -> str:
     why = one_line(error).removeprefix("PytorchStreamReader failed ")
     if "Weights only load failed" in why:
         _, told, why = why.partition("WeightsUnpickler error: ")
-        why = why if told else "its bytes are no pickle of torch's"
+        why = why.partition(" Check the doc")[0] if told else "its bytes are no pickle of torch's"
     return (
         f"{path} is no whole {what}: {why.partition('. ')[0].rstrip('.')[:160]}. "
         f"It was cut or damaged, or it is something else: fetch or save it again."

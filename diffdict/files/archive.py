@@ -9,8 +9,8 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from diffdict.errors import UserError
 from diffdict.files.atomic import (
@@ -28,7 +28,9 @@ CHUNK = 1 << 20  # bytes moved at a time
 HEADER = 16 << 20  # an archive's header larger than this is an attack on memory
 BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
-Member = tuple[str, int, BinaryIO | None]  # name in the archive, announced size, contents of a file
+Member = tuple[
+    str, int, BufferedIOBase | None
+]  # name in the archive, announced size, contents of a file
 
 
 def unpack(archive: str | Path, folder: str | Path) -> Path:
@@ -61,7 +63,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
         remove(temp)
 
 
-def _zip_members(raw: BinaryIO, archive: Path) -> Iterator[Member]:
+def _zip_members(raw: BufferedIOBase, archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(raw) as pack:
         infos = pack.infolist()
         require_space(archive, sum(info.file_size for info in infos), f"what {archive} holds")
@@ -77,7 +79,7 @@ def _zip_members(raw: BinaryIO, archive: Path) -> Iterator[Member]:
 class _Careful:
     """A stream that will not read a header of gigabytes into memory."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self.seek, self.tell, self._read = stream.seek, stream.tell, stream.read
 
     def read(self, size: int) -> bytes:
@@ -87,7 +89,7 @@ class _Careful:
         return self._read(size)
 
 
-def _tar_members(raw: BinaryIO, archive: Path) -> Iterator[Member]:
+def _tar_members(raw: BufferedIOBase, archive: Path) -> Iterator[Member]:
     raw.seek(0)
     magic = raw.read(6)
     raw.seek(0)
@@ -111,7 +113,9 @@ def _refused(archive: Path, name: str, why: str) -> UserError:
     )
 
 
-def _write_member(folder: Path, name: str, size: int, file: BinaryIO | None, archive: Path) -> None:
+def _write_member(
+    folder: Path, name: str, size: int, file: BufferedIOBase | None, archive: Path
+) -> None:
     """One member below the folder, when its name and size are what they should be."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or name[1:2] == ":":
