@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from diffdict.diffusion.objectives import Objective
+from diffdict.diffusion.objectives import Objective, training_losses
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm, own_noise
 from diffdict.diffusion.schedules import make_schedule, respace
 from diffdict.errors import UserError
@@ -266,3 +266,15 @@ def test_levels_that_cannot_be_are_refused(name, keys, words):
 def test_an_eta_that_cannot_be_is_refused(keys, words):
     with pytest.raises(UserError, match=words):
         ddim(gaussian_net, pictures(), FULL, objective=FIXED, **keys)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_tables_follow_the_pictures_to_their_device(name):
+    # the meta device computes nothing, but refuses to meet a tensor of another device
+    x = torch.zeros(4, 3, 2, 2, device="meta")
+    final = SAMPLERS[name](lambda x, t: x + t[0], x, FULL, objective=FIXED, respacing="5").x
+    assert final.device.type == "meta"
+    t = torch.zeros(4, dtype=torch.int64, device="meta")
+    losses = training_losses(Objective(), FULL, torch.cat([x, x], dim=1), x, x, t, x)
+    assert losses.loss.device.type == "meta"
+    assert FULL.to("meta").betas.device.type == "meta"
