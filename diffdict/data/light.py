@@ -1,12 +1,26 @@
 """How a drawn scene becomes a picture and a mask: colours, classes, and the light on them."""
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image, ImageFilter
 
 from diffdict.data.sketch import FINE, NAMES, PARTS, TALL, Canvas, Dice, Head, grid
 
+Classes = UInt8[np.ndarray, "fine fine"]  # the class of every pixel of the large scene
+Picture = Float32[np.ndarray, "side side 3"]  # red, green, blue in 0..255
+Field = Float32[np.ndarray, "side side"]
 
-def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> tuple[np.ndarray, np.ndarray]:
+
+class Drawn(NamedTuple):
+    """One portrait."""
+
+    picture: UInt8[np.ndarray, "side side 3"]
+    mask: Int64[np.ndarray, "side side"]
+
+
+def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> Drawn:
     """Regions become colours and classes; then light falls on them."""
     numbers, labels = canvas.numbers(), np.array(canvas.labels, dtype=np.uint8)
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -15,11 +29,11 @@ def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> tuple[np.ndarr
     flat.putpalette(table.ravel().tolist())
     rgb = np.asarray(flat.convert("RGB").reduce(FINE), dtype=np.float32)
     classes = labels[numbers]
-    mask = majority(classes, size)
-    return np.rint(np.clip(lit(dice, head, rgb, classes, size), 0, 255)).astype(np.uint8), mask
+    bright = np.rint(np.clip(lit(dice, head, rgb, classes, size), 0, 255))
+    return Drawn(bright.astype(np.uint8), majority(classes, size))
 
 
-def majority(classes: np.ndarray, size: int) -> np.ndarray:
+def majority(classes: Classes, size: int) -> Int64[np.ndarray, "side side"]:
     """The class that covers most of each pixel."""
     pixel = np.repeat(np.arange(size, dtype=np.int32) * len(PARTS), FINE)
     where = classes + pixel[None, :] + pixel[:, None] * np.int32(size)
@@ -27,7 +41,7 @@ def majority(classes: np.ndarray, size: int) -> np.ndarray:
     return votes.reshape(size, size, len(PARTS)).argmax(-1)
 
 
-def lit(dice: Dice, head: Head, rgb: np.ndarray, classes: np.ndarray, size: int) -> np.ndarray:
+def lit(dice: Dice, head: Head, rgb: Picture, classes: Classes, size: int) -> Picture:
     """The picture under its light: round heads, soft shadows, rosy cheeks, woven cloth, a tint."""
     x, y = grid(size)
     fx = ((x - head.x) * head.cosine + (y - head.y) * head.sine) / head.scale
@@ -41,7 +55,7 @@ def lit(dice: Dice, head: Head, rgb: np.ndarray, classes: np.ndarray, size: int)
     shade = 1 + head_parts * (0.05 - 0.14 * rim + 0.17 * toward)
     chin = bump(fx, fy, (0.1 * head.yaw, 1.3), (1.0, 0.55))
     shade -= (1 - head_parts - wall) * (0.34 * chin)
-    shade += cloth * (0.12 * toward + dice.between(0, 0.1) * cloud(dice, 14, 14, size))
+    shade += cloth * (0.12 * toward + dice.between(0.0, 0.1) * cloud(dice, 14, 14, size))
     gloss = bump(fx * 0.4, fy + 0.95 - 0.3 * fx * fx, (0.3 * side, 0.0), (0.6, 0.26))
     shade += hair * (0.3 * gloss + 0.08 * cloud(dice, 4, 26, size))
     slope = dice.between(-0.45, 0.45) * (x - 0.5) + dice.between(-0.45, 0.45) * (y - 0.5)
@@ -59,7 +73,7 @@ def lit(dice: Dice, head: Head, rgb: np.ndarray, classes: np.ndarray, size: int)
     return rgb * tint * (1 + 0.14 * (side * (x - 0.5) + up * (y - 0.5)))[..., None]
 
 
-def cover(classes: np.ndarray, parts: str) -> np.ndarray:
+def cover(classes: Classes, parts: str) -> Field:
     """How much of each pixel is any of these parts."""
     table = np.zeros(len(PARTS), dtype=np.uint8)
     table[[NAMES.index(part) for part in parts.split()]] = 255
@@ -67,7 +81,7 @@ def cover(classes: np.ndarray, parts: str) -> np.ndarray:
     return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
-def shadow(classes: np.ndarray, parts: str, side: float, size: int) -> np.ndarray:
+def shadow(classes: Classes, parts: str, side: float, size: int) -> Field:
     """A soft shadow of these parts, thrown down and away from the light."""
     dark = Image.fromarray(np.rint(cover(classes, parts) * 255).astype(np.uint8))
     right, down = round(-side * 0.04 * size), round(0.035 * size)
@@ -77,13 +91,13 @@ def shadow(classes: np.ndarray, parts: str, side: float, size: int) -> np.ndarra
     return np.asarray(dark, dtype=np.float32) / np.float32(255)
 
 
-def bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], wide: tuple[float, float]):
+def bump(x: Field, y: Field, at: tuple[float, float], wide: tuple[float, float]) -> Field:
     """A smooth hill of height 1, from products alone: the same bits everywhere."""
     square = ((x - at[0]) / wide[0]) ** 2 + ((y - at[1]) / wide[1]) ** 2
     return np.maximum(0, 1 - square) ** 2
 
 
-def cloud(dice: Dice, rows: int, columns: int, size: int) -> np.ndarray:
+def cloud(dice: Dice, rows: int, columns: int, size: int) -> Field:
     """Smooth noise in [-1, 1] or a little beyond."""
     return np.asarray(
         Image.fromarray(dice.grid(rows, columns)).resize((size, size), Image.Resampling.BICUBIC)

@@ -4,11 +4,22 @@ import math
 
 import numpy as np
 
-from diffdict.data.light import develop
-from diffdict.data.sketch import CIRCLE, RAMP, Canvas, Dice, Head, band, inside, oval
+from diffdict.data.light import Drawn, develop
+from diffdict.data.sketch import (
+    CIRCLE,
+    RAMP,
+    Canvas,
+    Colour,
+    Dice,
+    Head,
+    Points,
+    band,
+    inside,
+    oval,
+)
 
 
-def colours(words: str) -> list[np.ndarray]:
+def colours(words: str) -> list[Colour]:
     """Hexadecimal words as RGB."""
     return [np.array([*bytes.fromhex(word)], dtype=np.float64) for word in words.split()]
 
@@ -33,7 +44,7 @@ STYLES = [
 ]
 
 
-def draw_face(dice: Dice, size: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_face(dice: Dice, size: int) -> Drawn:
     """One portrait: uint8 picture [size, size, 3] and int64 mask [size, size]."""
     head, canvas = Head(dice), Canvas(size)
     skin = dice.paint(SKIN, SKIN, SKIN, SKIN, SKIN, PAINT)
@@ -54,11 +65,9 @@ def draw_face(dice: Dice, size: int) -> tuple[np.ndarray, np.ndarray]:
     return develop(dice, canvas, head, size)
 
 
-def add_pattern(
-    dice: Dice, canvas: Canvas, region: int, part: str, colour: np.ndarray, odds: float
-):
+def add_pattern(dice: Dice, canvas: Canvas, region: int, part: str, colour: Colour, odds: float):
     """With these odds the region gets stripes, dots or checks in a second colour."""
-    kind, angle = dice.pick(["stripes", "dots", "checks"]), dice.between(0, math.pi)
+    kind, angle = dice.pick(["stripes", "dots", "checks"]), dice.between(0.0, math.pi)
     period = dice.between(0.07, 0.16)
     if dice.chance(odds):
         other = canvas.region(part, colour)
@@ -75,14 +84,14 @@ def draw_background(dice: Dice, canvas: Canvas) -> None:
         xs = (RAMP + 1) / 2
         wave = low + dice.between(-0.12, 0.12) * RAMP + dice.between(-0.1, 0.1) * RAMP**2
         canvas.fill(band(xs * 1.1 - 0.05, wave, np.full_like(xs, 1.1)), hill)
-    for _ in range(int(dice.between(0, 4))):
+    for _ in range(int(dice.between(0.0, 4.0))):
         thing = canvas.region("background", dice.paint(PAINT, SKIN, HAIR))
-        x, y, r = dice.between(0, 1), dice.between(0, 0.8), dice.between(0.06, 0.2)
+        x, y, r = dice.between(0.0, 1.0), dice.between(0.0, 0.8), dice.between(0.06, 0.2)
         corners = CIRCLE[dice.pick([slice(None), slice(None), slice(5, None, 10)])]
         canvas.fill(corners * (r, r * dice.between(0.8, 1.3)) + (x, y), thing)
 
 
-def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, style: str) -> None:
+def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: Colour, style: str) -> None:
     """What hangs behind the neck or stands above the skull."""
     back = canvas.region("hair", hair * 0.88)
     length, wide = dice.between(1.3, 2.1), dice.between(1.2, 1.45)
@@ -101,7 +110,7 @@ def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, sty
         canvas.fill(head.flat(oval(dice.between(-0.3, 0.3), -1.5, r, r)), back)
 
 
-def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
+def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """Neck, shoulders and what is worn on them."""
     unit, x = head.scale, head.x + dice.between(-0.03, 0.03) - head.sine * head.scale * 0.7
     top = head.y + unit * dice.between(1.33, 1.47)
@@ -118,20 +127,20 @@ def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
     canvas.fill(shoulders * unit + (x, top), cloth)
     collar = dice.pick(["round", "vee", "roll", "shirt"])
     if collar == "round":
-        canvas.fill(oval(0, -0.08, half * 1.35, 0.34) * unit + (x, top), edge)
-        canvas.fill(oval(0, -0.12, half * 1.15, 0.26) * unit + (x, top), neck)
+        canvas.fill(oval(0.0, -0.08, half * 1.35, 0.34) * unit + (x, top), edge)
+        canvas.fill(oval(0.0, -0.12, half * 1.15, 0.26) * unit + (x, top), neck)
     elif collar == "vee":
         vee = np.array([[-half * 1.1, -0.2], [half * 1.1, -0.2], [0, dice.between(0.4, 0.8)]])
         canvas.fill(vee * unit + (x, top), neck)
     elif collar == "roll":
-        canvas.fill(oval(0, -0.1, half * 1.2, 0.3) * unit + (x, top), edge)
+        canvas.fill(oval(0.0, -0.1, half * 1.2, 0.3) * unit + (x, top), edge)
     else:
         for side in (-1, 1):
             flap = np.array([[0, 0.1], [half * 1.2, -0.42], [half * 1.75, 0.0], [half * 0.9, 0.48]])
             canvas.fill(flap * (side, 1) * unit + (x, top), edge)
 
 
-def draw_skull(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
+def draw_skull(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """Ears and the bare face."""
     ear, inner = (
         canvas.region("ears", skin * 0.96),
@@ -145,13 +154,13 @@ def draw_skull(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None
     canvas.fill(head.flat(head.outline()), canvas.region("skin", skin))
 
 
-def draw_beard(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray) -> None:
+def draw_beard(dice: Dice, canvas: Canvas, head: Head, hair: Colour) -> None:
     """A full beard, a goatee or a moustache on about every third face."""
     beard = canvas.region("beard", hair * dice.between(0.8, 1.05))
     kind, high, drop = (
         dice.pick(["full", "full", "goatee", "moustache"]),
         dice.between(0.2, 0.5),
-        dice.between(1, 1.15),
+        dice.between(1.0, 1.15),
     )
     if not dice.chance(0.38):
         return
@@ -166,25 +175,25 @@ def draw_beard(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray) -> None
             beard,
         )
     if kind == "goatee":
-        canvas.fill(head.place(oval(0, 0.98, 0.42, 0.36)), beard)
+        canvas.fill(head.place(oval(0.0, 0.98, 0.42, 0.36)), beard)
     if kind != "goatee" or high > 0.35:
         curve = 0.5 + 0.12 * RAMP**2
         thick = 0.15 * np.sqrt(1 - RAMP**2)
         canvas.fill(head.place(band(RAMP * 0.48, curve - thick, curve + thick * 0.6)), beard)
 
 
-def draw_nose(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
+def draw_nose(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """A drop: narrow between the eyes, round at the tip."""
     rx, ry, y = dice.between(0.15, 0.21), dice.between(0.15, 0.2), dice.between(0.2, 0.28)
     top = dice.between(0.02, 0.3)
-    drop = oval(0, y, rx, ry)
+    drop = oval(0.0, y, rx, ry)
     drop = np.where(drop[:, 1:] < y, (drop - (0, y)) * (0.6, top / ry + 1.0) + (0, y), drop)
     nose = canvas.region("nose", skin * (0.95, 0.86, 0.85))
     bulge = (head.yaw * 0.18, 0.0)  # the tip stands out of the face
     canvas.fill(head.place(drop + bulge), nose)
 
 
-def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
+def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """Lips, closed or open on teeth and tongue."""
     lips = canvas.region(
         "lips",
@@ -222,7 +231,7 @@ def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None
     canvas.fill(head.place(band(inside * 0.96, curve, curve + gape * 0.5 * arch)), teeth)
 
 
-def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray, hair: np.ndarray) -> None:
+def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: Colour, hair: Colour) -> None:
     """Two eyes that look the same way, some with heavy lids; now and then a wink."""
     white = canvas.region("eyes", np.array([252.0, 250, 246]))
     lash = canvas.region("eyes", np.array([50.0, 36, 40]))
@@ -252,7 +261,7 @@ def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray, hair: np
         canvas.stroke(head.place(lower + centre), lash, head.scale * 0.06)
 
 
-def draw_brows(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, eyes: np.ndarray) -> None:
+def draw_brows(dice: Dice, canvas: Canvas, head: Head, hair: Colour, eyes: Points) -> None:
     """Two arcs over the eyes, thicker towards the nose."""
     brow = canvas.region("brows", hair * dice.between(0.55, 0.9))
     lift, slant = dice.between(0.38, 0.48), dice.between(-0.02, 0.14)
@@ -263,7 +272,7 @@ def draw_brows(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, eyes: n
         canvas.fill(head.place(band(RAMP * 0.27, bend - half, bend + half) + eye), brow)
 
 
-def draw_front_hair(dice: Dice, canvas: Canvas, head: Head, hair: np.ndarray, style: str) -> None:
+def draw_front_hair(dice: Dice, canvas: Canvas, head: Head, hair: Colour, style: str) -> None:
     """What falls over the forehead and the temples."""
     front, lock = canvas.region("hair", hair), canvas.region("hair", hair * 1.14 + 6)
     line, part, temple = (
@@ -339,21 +348,21 @@ def draw_hat(dice: Dice, canvas: Canvas, head: Head) -> None:
             [[-0.6, -0.95], [0, -2.3], [0.6, -0.95], [0.3, -0.85], [0, -0.82], [-0.3, -0.85]]
         )
         canvas.fill(head.flat(cone), hat)
-        canvas.fill(head.flat(oval(0, -2.3, 0.2, 0.2)), edge)
+        canvas.fill(head.flat(oval(0.0, -2.3, 0.2, 0.2)), edge)
         return
     power = arch**0.6 if kind == "brim" else arch
     canvas.fill(head.flat(band(RAMP * 1.12, y - (tall + y) * power, low)), hat)
     if kind == "beanie":
-        canvas.fill(head.flat(oval(0, -tall - 0.1, 0.24, 0.24)), edge)
+        canvas.fill(head.flat(oval(0.0, -tall - 0.1, 0.24, 0.24)), edge)
         canvas.fill(head.flat(band(RAMP * 1.18, low - 0.2 - 0.1 * arch, low + 0.12)), edge)
     if kind == "brim":
         canvas.fill(head.flat(band(RAMP * 1.12, low - 0.25, low)), edge)
-        canvas.fill(head.flat(oval(0, y + 0.06, 1.7, 0.24)), hat)
+        canvas.fill(head.flat(oval(0.0, y + 0.06, 1.7, 0.24)), hat)
     if kind == "cap":
         canvas.fill(head.flat(oval(head.yaw * 1.4, y + 0.12, 0.85, 0.24)), edge)
 
 
-def draw_hand(dice: Dice, canvas: Canvas, head: Head, skin: np.ndarray) -> None:
+def draw_hand(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """Some wave."""
     palm = canvas.region("skin", skin * 0.97)
     side, x, y, tilt = (

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image, ImageDraw
 
+Points = Float[np.ndarray, "points 2"]  # x to the right, y down
+Curve = Float[np.ndarray, " points"]
+Colour = Float[np.ndarray, "3"]  # red, green, blue in 0..255
 FINE = 4  # the scene is drawn this much larger, then reduced
 PARTS = {
     "background": (38, 38, 46),
@@ -47,13 +51,13 @@ class Dice:
     def pick(self, things: Sequence):
         return things[int(float(self.uniforms()) * len(things))]
 
-    def grid(self, rows: int, columns: int) -> np.ndarray:
+    def grid(self, rows: int, columns: int) -> Float32[np.ndarray, "rows columns"]:
         return self.uniforms((rows, columns)).astype(np.float32) * 2 - 1
 
-    def paint(self, *boxes: Sequence) -> np.ndarray:
+    def paint(self, *boxes: Sequence) -> Colour:
         """A colour out of one of the boxes, a little off."""
         colour = np.array(self.pick(self.pick(boxes)), dtype=np.float64)
-        return colour * self.between(0.88, 1.08) + [self.between(-10, 10) for _ in range(3)]
+        return colour * self.between(0.88, 1.08) + [self.between(-10.0, 10.0) for _ in range(3)]
 
 
 class Canvas:
@@ -64,22 +68,22 @@ class Canvas:
         self.image = Image.new("L", (self.side, self.side))
         self.pen = ImageDraw.Draw(self.image)
         self.labels: list[int] = []
-        self.colours: list[np.ndarray] = []
+        self.colours: list[Colour] = []
         self.patterns: list[tuple[int, int, str, tuple[float, ...]]] = []
 
-    def region(self, part: str, colour: np.ndarray) -> int:
+    def region(self, part: str, colour: Colour) -> int:
         self.labels.append(NAMES.index(part))
         self.colours.append(np.clip(colour, 0, 255))
         return len(self.labels) - 1
 
-    def fill(self, points: np.ndarray, region: int) -> None:
+    def fill(self, points: Points, region: int) -> None:
         self.pen.polygon((points * self.side - 0.5).ravel().tolist(), fill=region)
 
-    def stroke(self, points: np.ndarray, region: int, width: float) -> None:
+    def stroke(self, points: Points, region: int, width: float) -> None:
         line = (points * self.side - 0.5).ravel().tolist()
         self.pen.line(line, fill=region, width=max(1, round(width * self.side)), joint="curve")
 
-    def numbers(self) -> np.ndarray:
+    def numbers(self) -> UInt8[np.ndarray, "side side"]:
         """The region of every fine pixel, patterns printed in."""
         numbers = np.array(self.image)
         for region, other, kind, how in self.patterns:
@@ -87,7 +91,7 @@ class Canvas:
         return numbers
 
 
-def printed(kind: str, side: int, how: tuple[float, ...]) -> np.ndarray:
+def printed(kind: str, side: int, how: tuple[float, ...]) -> Bool[np.ndarray, "side side"]:
     """Where the second colour of stripes, dots or checks goes."""
     x, y = grid(side)
     cosine, sine, period = how
@@ -102,22 +106,22 @@ def printed(kind: str, side: int, how: tuple[float, ...]) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
+def grid(side: int) -> tuple[Float32[np.ndarray, "1 side"], Float32[np.ndarray, "side 1"]]:
     """The centres of the pixels, as a row of x and a column of y in [0, 1]."""
     centres = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
     return centres[None, :], centres[:, None]
 
 
-def oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
+def oval(x: float, y: float, rx: float, ry: float) -> Points:
     return CIRCLE * (rx, ry) + (x, y)
 
 
-def band(x: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def band(x: Curve, above: Curve, below: Curve) -> Float[np.ndarray, "both 2"]:
     """The area between two curves over x."""
     return np.concatenate([np.stack([x, above], 1), np.stack([x, below], 1)[::-1]])
 
 
-def inside(points: np.ndarray, rx: float, ry: float) -> np.ndarray:
+def inside(points: Points, rx: float, ry: float) -> Points:
     """Points pulled back onto an oval where they leave it."""
     radius = np.sqrt((points[:, :1] / rx) ** 2 + (points[:, 1:] / ry) ** 2)
     return points / np.maximum(radius, 1)
@@ -135,18 +139,18 @@ class Head:
         self.jaw, self.square = dice.between(0.02, 0.3), dice.between(0.82, 1.0)
         self.light = dice.between(-0.8, 0.8), dice.between(-0.9, -0.1)
 
-    def place(self, points: np.ndarray) -> np.ndarray:
+    def place(self, points: Points) -> Points:
         """Head to picture: what lies on the front of the ball moves with the turn."""
         x, y = points[:, 0], points[:, 1]
         front = np.maximum(0, 1 - x * x - (y / TALL) ** 2)
         return self.flat(np.stack([x + self.yaw * front, y + self.pitch * front], 1))
 
-    def flat(self, points: np.ndarray) -> np.ndarray:
+    def flat(self, points: Points) -> Points:
         x, y = points[:, 0] * self.scale, points[:, 1] * self.scale
         turned = [x * self.cosine - y * self.sine, x * self.sine + y * self.cosine]
         return np.stack(turned, 1) + np.array([self.x, self.y])
 
-    def outline(self, grow: float = 1.0) -> np.ndarray:
+    def outline(self, grow: float = 1.0) -> Points:
         bent = np.sign(CIRCLE) * np.abs(CIRCLE) ** self.square
         low = np.maximum(bent[:, 1], 0)
         return np.stack([bent[:, 0] * (1 - self.jaw * low**2), bent[:, 1] * TALL], 1) * grow

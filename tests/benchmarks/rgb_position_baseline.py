@@ -1,4 +1,4 @@
-"""Shows that colour and position alone segment toy faces badly: their pixel ensemble's test mIoU."""
+"""Shows how badly colour and position alone segment toy faces: their pixel ensemble's mIoU."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ def table(split: str) -> tuple[Tensor, Tensor, int, list[str]]:
 
 
 class Ensemble(nn.Module):
-    """Ten D-128-32-C networks, ReLU then BatchNorm, as one batched product (Baranchuk et al. 2022)."""
+    """Ten D-128-32-C networks, ReLU then BatchNorm, as one product (Baranchuk et al. 2022)."""
 
     def __init__(self, inputs: int, classes: int):
         super().__init__()
