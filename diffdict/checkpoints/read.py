@@ -104,8 +104,10 @@ def _read_torch(path: Path) -> object:
             mapped = zipfile.is_zipfile(path)  # read lazily: an optimizer's state is never loaded
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if forbidden := re.search(r"GLOBAL (\S+)|(Trying to [^.]+|Can only [^.]+)", str(error)):
-            name = next(group for group in forbidden.groups() if group)
+        said = str(error)
+        forbidden = re.search(r"GLOBAL (\S+)", said) or re.search(r"(Trying to|Can only) .+", said)
+        if forbidden:
+            name = forbidden[1] if forbidden[0].startswith("GLOBAL") else forbidden[0]
             raise UserError(
                 f"{path} is refused: opening it would run code of its own ({name.rstrip('.')}). "
                 f"If you trust it, save its weights alone with "
