@@ -77,14 +77,22 @@ def _locked(part: Path, path: Path) -> Iterator[BinaryIO]:
         handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
         with open(handle, "r+b", buffering=0) as file:
             _lock(handle, path)
-            if not (part.exists() and os.path.samestat(os.fstat(handle), part.stat())):
+            if not _is_still(part, handle):
                 continue  # another process finished or gave up while this one waited
             try:
                 yield file
             finally:
-                if part.exists() and not part.stat().st_size:
+                if _is_still(part, handle) and not os.fstat(handle).st_size:
                     part.unlink()
             return
+
+
+def _is_still(part: Path, handle: int) -> bool:
+    """Whether the open file still bears this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), part.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int, path: Path) -> None:
