@@ -61,6 +61,11 @@ def pictures_per_shard(pictures: int) -> int:
     return 256 if pictures >= LARGE else max(1, min(64, pictures // 16))
 
 
+def store_path(root: str | Path, dataset: str, backbone: str, split: str) -> Path:
+    """Where the features of that split are kept."""
+    return Path(root) / dataset / backbone / split
+
+
 class TokenShards(Sequence):
     """One stream's shards, [pictures, tokens, channels] each: views of the mapped files."""
 
@@ -269,15 +274,24 @@ class FeatureStore:
         shard, row = divmod(picture, self.pictures_per_shard)
         return self.mapped(stream, shard).x[row]
 
-    def verify(self) -> int:
-        """Every bit of every shard read again: the number of bytes, or a StoreError."""
-        total = 0
-        for name in self.streams:
-            for shard in range(self.shards):
-                file = self.file(name, shard)
-                check(file, map_shard(file))
-                total += file.size
-        return total
+    def verify(self) -> str:
+        """Every bit of every shard read again: a sentence, or a StoreError on the first fault."""
+        kept = [self.file(name, shard) for name in self.streams for shard in range(self.shards)]
+        for file in kept:
+            check(file, map_shard(file))
+        size = files.human_bytes(sum(file.size for file in kept))
+        return f"{self.path}: {len(kept)} shards, {size}, every bit as it was written"
+
+    def describe(self) -> str:
+        """What is in the store, in one screen."""
+        facts = {**self.identity, **self.recorded["versions"]}
+        facts["class_names"] = ", ".join(facts["class_names"])
+        lines = [f"{self.path}", *(f"  {name:18} {value}" for name, value in facts.items())]
+        for name, stream in self.streams.items():
+            shape = f"{stream.channels} × {stream.height} × {stream.width} {stream.dtype}"
+            size = files.human_bytes(stream.picture_bytes * len(self))
+            lines.append(f"  {name:18} {shape}, {size} in {self.shards} shards")
+        return "\n".join(lines)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_mapped": {}}  # another process maps and checks for itself

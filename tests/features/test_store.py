@@ -195,7 +195,7 @@ def test_a_new_timestep_leaves_the_others_alone(tmp_path):
     assert len(FeatureStore.open(tmp_path, timestep=50)) == PICTURES
     fill(more)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert FeatureStore.open(tmp_path).verify() > 0
+    assert "15 shards" in FeatureStore.open(tmp_path).verify()
 
 
 def test_ranks_share_all_shards_whenever_they_look(tmp_path):
@@ -284,6 +284,12 @@ def test_only_the_dead_ones_files_are_swept(tmp_path):
 def test_a_store_travels_to_another_process(store):
     copy = pickle.loads(pickle.dumps(store))
     assert torch.equal(copy[3]["t0050-b05"], store[3]["t0050-b05"])
+
+
+def test_one_screen_says_what_is_in_it(store):
+    screen = store.describe()
+    for word in ["toy_faces", "0f0f", "skin, eye", "t0150-b06", "9 × 4 × 2 fp16", "mask", "torch"]:
+        assert word in screen
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,70 @@
+"""The noise under which a backbone sees pictures: the same stored, streamed and labelled."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdict.backbones.base import Backbone, Block
+
+
+class Noise(NamedTuple):
+    """The protocol: which noise a picture gets, and over how many draws features are averaged."""
+
+    shared: bool = True  # one tensor for all pictures (Baranchuk et al. 2022), or one a picture
+    seed: int = 0
+    draws: int = 1
+
+    def for_pictures(
+        self, indices: Sequence[int], shape: tuple[int, int, int]
+    ) -> Float[Tensor, "draws pictures channels height width"]:
+        """The noise of these pictures: a single row for all when it is shared.
+
+        It depends on the seed and the picture's index only, never on the batch.
+        """
+        if self.shared:
+            return _shared(self.seed, self.draws, shape)[:, None]
+        seeds = [np.random.SeedSequence([self.seed, int(index)]) for index in indices]
+        own = [_draws(int(s.generate_state(1, np.uint64)[0]), self.draws, shape) for s in seeds]
+        return torch.stack(own, dim=1)
+
+
+@lru_cache(maxsize=4)
+def _shared(
+    seed: int, draws: int, shape: tuple[int, int, int]
+) -> Float[Tensor, "draws channels height width"]:
+    return _draws(seed, draws, shape)
+
+
+def _draws(
+    seed: int, draws: int, shape: tuple[int, int, int]
+) -> Float[Tensor, "draws channels height width"]:
+    """Drawn one after the other on the CPU, so that more draws keep the first ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(shape, generator=generator) for _ in range(draws)])
+
+
+def noised_features(
+    net: Backbone,
+    images: Float[Tensor, "batch 3 height width"],
+    indices: Sequence[int],
+    timestep: int | None,
+    blocks: Sequence[Block],
+    noise: Noise,
+) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
+    """The blocks' maps of these pictures, averaged in fp32 over the draws: one pass a draw."""
+    if net.num_timesteps is None:
+        return net.features(images, timestep, blocks)
+    draws = noise.for_pictures(indices, tuple(images.shape[1:])).to(images.device)
+    maps = net.features(images, timestep, blocks, draws[0])
+    if noise.draws == 1:
+        return maps
+    sums = {block: x.float() for block, x in maps.items()}
+    for draw in draws[1:]:
+        for block, x in net.features(images, timestep, blocks, draw).items():
+            sums[block] += x
+    return {block: x / noise.draws for block, x in sums.items()}
