@@ -190,7 +190,7 @@ def test_a_sample_owns_its_noise_whatever_the_batch(sampler):
 
 
 @law
-@given(st.lists(st.tuples(*[st.integers(0, 2**40)] * 3), min_size=2, max_size=4, unique=True))
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=2, max_size=9, unique=True))
 def test_own_noise_differs_by_seed_index_and_step(keys):
     draws = [own_noise(seed, [index], (8,))(step) for seed, index, step in keys]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(keys)
