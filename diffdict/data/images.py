@@ -149,8 +149,8 @@ class TrainingLoader:
         self.drop_last, self.position = drop_last, 0
         self.repeat = False  # to overfit, every pass is the first one
         self.trained: Callable[[], float] = lambda: math.inf
-        self.keys = _Batches()
-        self.loader = _torch_loader(dataset, self.keys, workers, dataset.seed, stay=workers > 0)
+        self.keys, self.workers = _Batches(), workers
+        self.loader: DataLoader | None = None
         self.length = len(self._epoch(0))
 
     def __len__(self) -> int:
@@ -160,9 +160,16 @@ class TrainingLoader:
         epoch, batch = divmod(0 if self.repeat else self.position, self.length)
         following = self._epoch(epoch + 1) if batch else []
         self.keys.batches = self._epoch(epoch)[batch:] + following[:batch]
+        if self.loader is None:
+            stay, seed = self.workers > 0, self.dataset.seed
+            self.loader = _torch_loader(self.dataset, self.keys, self.workers, seed, stay)
         for sample in self.loader:
             self.position += 1
             yield sample
+
+    def close(self) -> None:
+        """Let the workers go now: left to the garbage collector, each would be waited for 5 s."""
+        self.loader = None
 
     def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
         order = epoch_order(len(self.dataset.dataset), self.dataset.seed, epoch)
@@ -232,6 +239,7 @@ class ImageDataModule(pl.LightningDataModule):
         # a rank whose share of a small test set is empty still takes part
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._made: dict[str, Dataset] = {}
+        self._training: TrainingLoader | None = None
 
     def split(self, name: str) -> Dataset:
         """The dataset of this split, made once."""
@@ -264,6 +272,7 @@ class ImageDataModule(pl.LightningDataModule):
             fit = self.trainer.fit_loop
             loader.trained = lambda: fit.epoch_loop.batch_progress.total.processed
             loader.repeat = self.trainer.overfit_batches > 0
+        self._training = loader
         if not len(loader):
             ranks = f" on {loader.part.world} ranks" if loader.part.world > 1 else ""
             raise UserError(
@@ -271,6 +280,11 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{self.batch_size}{ranks}: a smaller data.batch_size, or data.drop_last=false"
             )
         return loader
+
+    def teardown(self, stage: str) -> None:
+        """The training workers end with the fit."""
+        if stage == "fit" and self._training is not None:
+            self._training.close()
 
     def val_dataloader(self) -> EvaluationLoader | list:
         """No loader where the dataset has no validation pictures."""
