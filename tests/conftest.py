@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
+settings.register_profile("house", deadline=None, derandomize=True)  # no test times anything
+settings.load_profile("house")
 GOLDEN = Path(__file__).parent / "golden"
 
 
