@@ -1,19 +1,20 @@
 """Labelled pixels for segmenters, gathered from native-resolution maps on demand."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int, Int64, Integer
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
 from diffdict.features.gather import NativeMaps
 from diffdict.features.shuffle import ResumableLoader, permutation
-from diffdict.features.sources import Blocks, LiveSource, Noise, Source, Steps, StoredSource
+from diffdict.features.sources import Blocks, Origin, Source, Steps
 
 UNLABELLED = -1  # stands for the ignore label in data that has none
 
@@ -112,7 +113,7 @@ class PictureLoader:
 
 def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:
     """The maps of these pictures in memory: one tensor a map, filled picture by picture."""
-    grids = [(height, width) for _, height, width in source.shapes]
+    grids = [(stream.height, stream.width) for stream in source.streams]
     held: list[Tensor] = []
     for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
         maps = source.maps([index])
@@ -129,16 +130,17 @@ class PixelDataModule(pl.LightningDataModule):
     def __init__(
         self,
         dataset: Callable[..., Dataset] | None = None,
-        backbone: Callable[[], nn.Module] | nn.Module | None = None,
+        backbone: Callable[[], Backbone] | Backbone | None = None,
         *,
         dataset_name: str = "",
         backbone_name: str = "",
         root: str = "features",
         timestep: Steps = 50,
         block: Blocks = 6,
-        noise: Noise | None = None,
+        noise: Mapping | None = None,
         source: str = "store",
         dtype: str = "fp16",
+        compute: str = "fp32",
         batch_size: int = 64,
         members: int = 1,
         seed: int = 0,
@@ -146,44 +148,34 @@ class PixelDataModule(pl.LightningDataModule):
         smallest_annotation: int = 20,
         on_device: bool = False,
     ) -> None:
-        """`dataset`, `backbone` and `dtype` are for source="live" only.
+        """`dataset`, `backbone`, `dtype` and `compute` are for source="live" only.
 
         The last `val_pictures` training pictures are for validation; `on_device` holds the maps
         on the trainer's device.
         """
         super().__init__()
-        if source not in ("store", "live"):
-            raise UserError(f"data.source is store or live, got {source!r}")
-        self.dataset, self.backbone = dataset, backbone
-        self.dataset_name, self.backbone_name, self.root = dataset_name, backbone_name, root
-        self.timestep, self.block, self.noise = timestep, block, noise
-        self.source, self.dtype = source, dtype
+        self.origin = Origin(
+            source,
+            (dataset_name, dataset),
+            (backbone_name, backbone),
+            root,
+            (timestep, block, noise),
+            (dtype, compute),
+        )
         self.batch_size, self.members, self.seed = batch_size, members, seed
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
         self.on_device = on_device
-        self._sources: dict[str, Source] = {}
         self._held: tuple[NativeMaps, Tensor] | None = None
 
     @property
     def facts(self) -> dict:
         """What a segmenter needs to know: width, classes, and where the features come from."""
-        train = self.open("train")
-        return {**train.facts, "d_in": sum(shape[0] for shape in train.shapes), "maps": train.names}
+        train = self._source("train")
+        widths = [stream.channels for stream in train.streams]
+        return {**train.facts, "d_in": sum(widths), "maps": [s.name for s in train.streams]}
 
-    def open(self, split: str) -> Source:
-        """The features of a split."""
-        if split not in self._sources:
-            self._sources[split] = self._open(split)
-        return self._sources[split]
-
-    def _open(self, split: str) -> Source:
-        asked = self.timestep, self.block, self.noise
-        if self.source == "store":
-            return StoredSource(self.root, self.dataset_name, self.backbone_name, split, *asked)
-        if not isinstance(self.backbone, nn.Module):  # built once, for all splits
-            self.backbone = self.backbone()
-        dataset = self.dataset(split=split)
-        return LiveSource(dataset, self.backbone, *asked, dtype=self.dtype, device=self._device())
+    def _source(self, split: str) -> Source:
+        return self.origin.open(split, self._device())
 
     def setup(self, stage: str | None = None) -> None:
         """Holds the training pictures, once."""
@@ -191,8 +183,8 @@ class PixelDataModule(pl.LightningDataModule):
             self._held = self._hold()
 
     def _hold(self) -> tuple[NativeMaps, Tensor]:
-        source, pictures = self.open("train"), self._pictures()[0]
-        if not source.facts.get("num_classes"):
+        source, pictures = self._source("train"), self._pictures()[0]
+        if not source.facts["labelled"]:
             raise UserError(f"{source.facts['dataset']} has no labels: choose a labelled dataset")
         masks = torch.stack([source.mask(index).long() for index in pictures])
         maps = hold(source, pictures, tuple(masks.shape[1:]))
@@ -201,7 +193,7 @@ class PixelDataModule(pl.LightningDataModule):
 
     def _pictures(self) -> tuple[list[int], list[int]]:
         """Training pictures and validation pictures."""
-        count = len(self.open("train"))
+        count = len(self._source("train"))
         if not 0 <= self.val_pictures < count:
             raise UserError(
                 f"data.val_pictures must leave training pictures: {self.val_pictures} of {count}"
@@ -212,7 +204,7 @@ class PixelDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> PixelLoader:
         """Random pixels."""
         maps, labels = self._held
-        ignore, seed = self.open("train").facts["ignore_label"], self.seed
+        ignore, seed = self._source("train").facts["ignore_label"], self.seed
         rank, world = self._part()
         loader = PixelLoader(maps, labels, ignore, self.batch_size, self.members, seed, rank, world)
         if not len(loader):
@@ -228,11 +220,11 @@ class PixelDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> PictureLoader:
         """The test split."""
-        return self._whole("test", range(len(self.open("test"))))
+        return self._whole("test", range(len(self._source("test"))))
 
     def _whole(self, split: str, pictures: Sequence[int]) -> PictureLoader:
         rank, world = self._part()
-        return PictureLoader(self.open(split), pictures[rank::world])
+        return PictureLoader(self._source(split), pictures[rank::world])
 
     def _part(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -51,15 +51,18 @@ class Windows:
         self.units, self.strip, self.batch, self.world = units, strip, batch, world
         share = units // world
         self.batches = share * strip // batch
-        self.counts = self._split(max(window, batch))
+        self.counts = self._split(max(1, window // batch))
         while sum(map(self.strips, self.counts)) > share:
             self.batches -= 1
-            self.counts = self._split(max(window, batch))
+            self.counts = self._split(max(1, window // batch))
 
-    def _split(self, window: int) -> list[int]:
-        """Batches in each window of a rank: a small store shrinks its windows."""
-        windows = max(1, math.ceil(self.batches * self.batch / window))
-        bounds = [self.batches * i // windows for i in range(windows + 1)]
+    def _split(self, most: int) -> list[int]:
+        """Batches in each window of a rank: even numbers, that fill whole strips where they can."""
+        whole = self.strip // math.gcd(self.strip, self.batch)  # so many batches fill whole strips
+        step = whole if whole <= most else 1
+        groups = math.ceil(self.batches / step)
+        windows = max(1, math.ceil(groups / (most // step)))
+        bounds = [min(self.batches, groups * i // windows * step) for i in range(windows + 1)]
         return [end - start for start, end in pairwise(bounds)]
 
     def strips(self, batches: int) -> int:

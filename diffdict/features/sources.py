@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from jaxtyping import Shaped
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffdict.backbones.base import Backbone, Block
 from diffdict.errors import UserError
-from diffdict.features.shards import MASK, TORCH
-from diffdict.features.shuffle import mix
-from diffdict.features.store import FeatureStore
+from diffdict.features.noise import Noise, noised_features
+from diffdict.features.shards import MASK, TORCH, Stream
+from diffdict.features.store import FeatureStore, store_path
 
 Steps = int | Sequence[int] | None
-Blocks = int | str | Sequence[int | str] | None  # None or "all": every block
-Noise = Mapping[str, bool | int]  # shared, seed, draws
+Blocks = Block | Sequence[Block] | None  # None or "all": every block
 
 
 class StoredSource:
-    """A split's features as extract.py left them in <root>/<dataset>/<backbone>/<split>."""
+    """A split's maps in timestep-then-block order, as extract.py left them."""
 
     def __init__(
         self,
@@ -32,16 +32,15 @@ class StoredSource:
         block: Blocks,
         noise: Noise | None = None,
     ) -> None:
-        self.root, self.asked = Path(root), (dataset, split, timestep, block)
-        path = self.root / dataset / backbone / split
+        """With `noise`, features that were made with another one are refused."""
+        path = store_path(Path(root), dataset, backbone, split)
         if not (path / "store.json").is_file():
-            raise UserError(self._absent())
+            raise UserError(absent(root, dataset, split, timestep, block))
         steps, blocks = listed(timestep), in_order(block)
         self.store = FeatureStore.open(path, timestep=steps, block=blocks)
         self._check_noise(noise)
-        self.streams = [stream for stream in self.store.streams.values() if stream.block != MASK]
-        self.names = [stream.name for stream in self.streams]
-        self.shapes = [(stream.channels, stream.height, stream.width) for stream in self.streams]
+        streams = self.store.streams.values()
+        self.streams = [stream for stream in streams if stream.block != MASK]
         self.dtype = TORCH[self.streams[0].dtype]
 
     def __len__(self) -> int:
@@ -52,25 +51,25 @@ class StoredSource:
         """What the store says of itself."""
         return self.store.facts
 
-    def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures tokens channels"]]:
-        """Every map of these pictures, copied out of the mapped shards."""
+    def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
+        """Every map of these pictures as [pictures, tokens, channels], copied out of the shards."""
         k = self.store.pictures_per_shard
+        every = [self.store.tokens(stream.name) for stream in self.streams]
         return [
             torch.stack([shards[picture // k][picture % k] for picture in pictures])
-            for shards in map(self.store.tokens, self.names)
+            for shards in every
         ]
 
     def mask(self, picture: int) -> Shaped[Tensor, "height width"]:
         """The picture's labels."""
         return self.store.mask(picture)
 
-    def read_ahead(self, name: str, shard: int, strips: Iterable[int], tokens: int) -> None:
+    def read_ahead(self, stream: Stream, shard: int, strips: Iterable[int], tokens: int) -> None:
         """Asks the system to fetch these strips of `tokens` tokens of a shard from the disk."""
         if not hasattr(os, "posix_fadvise"):
             return
-        file = self.store.file(name, shard)
-        size = tokens * file.stream.channels * self.dtype.itemsize
-        start = len(file.header)
+        file = self.store.file(stream.name, shard)
+        start, size = len(file.header), tokens * stream.channels * self.dtype.itemsize
         descriptor = os.open(file.path, os.O_RDONLY)
         try:
             for strip in strips:
@@ -81,20 +80,11 @@ class StoredSource:
 
     def _check_noise(self, noise: Noise | None) -> None:
         stored = self.store.identity["noise"]
-        if noise is None or stored is None or dict(stored) == dict(noise):
+        if noise is None or stored is None or stored == noise._asdict():
             return
         raise UserError(
-            f"The features in {self.store.path} were made with noise {dict(stored)}, "
-            f"this run asks for {dict(noise)}: give the same noise.* or another paths.features"
-        )
-
-    def _absent(self) -> str:
-        dataset, split, timestep, block = self.asked
-        step = "" if timestep is None else f"timestep {spoken(timestep)}, "
-        command = "" if timestep is None else f" timestep={typed(timestep)}"
-        return (
-            f"No features of {dataset} ({split}) at {step}block {spoken(block)} in {self.root}/. "
-            f"Make them: python extract.py dataset={dataset}{command} block={typed(block)}"
+            f"The features in {self.store.path} were made with noise {stored}, "
+            f"this run asks for {noise._asdict()}: give the same noise.* or another paths.features"
         )
 
 
@@ -104,25 +94,30 @@ class LiveSource:
     def __init__(
         self,
         dataset: Dataset,
-        backbone: nn.Module | Callable[[], nn.Module],
+        backbone: Backbone,
         timestep: Steps,
         block: Blocks,
-        noise: Noise | None = None,
+        noise: Noise = Noise(),  # noqa: B008 - immutable
         dtype: str = "fp16",
+        compute: str = "fp32",
         device: torch.device | str = "cpu",
         batch_size: int = 8,
     ) -> None:
-        """`dtype` is that of the tokens; the network computes in the precision of its weights."""
+        """`dtype` is that of the tokens, `compute` that of the network's matrix products."""
+        for name, value in (("dtype", dtype), ("compute", compute)):
+            if value not in ("fp16", "bf16", "fp32"):
+                raise UserError(f"data.{name} is fp16, bf16 or fp32, got {value}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
-        self.net = backbone if isinstance(backbone, nn.Module) else backbone()
-        self.net.eval().requires_grad_(False).to(self.device)
-        steps = listed(timestep) if self.net.num_timesteps is not None else None
-        self.steps = steps or [None]
+        self.net = backbone.eval().requires_grad_(False).to(self.device)
+        self.noise, self.compute, self.dtype = noise, compute, TORCH[dtype]
+        self.steps = listed(timestep) if self.net.num_timesteps is not None else [None]
+        for step in self.steps:
+            self.net.check_timestep(step)
         self.blocks = self.net.chosen(in_order(block))
-        self.noise = {"shared": True, "seed": 0, "draws": 1, **(noise or {})}
-        self.dtype = TORCH[dtype]
-        self.names = [label(step, name) for step in self.steps for name in self.blocks]
-        self.shapes = self._shapes()
+        shapes = self._shapes()
+        self.streams = [
+            Stream(*shapes[name], dtype, step, name) for step in self.steps for name in self.blocks
+        ]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -131,78 +126,116 @@ class LiveSource:
     def facts(self) -> dict:
         """What a store of the same features would say."""
         names = ("split", "image_size", "num_classes", "class_names", "palette", "ignore_label")
-        own = {name: getattr(self.dataset, name, None) for name in names}
+        own = {name: getattr(self.dataset, name) for name in (*names, "labelled")}
         return {
             **own,
             "dataset": self.dataset.name,
             "backbone": self.net.name,
             "backbone_sha256": self.net.sha256,
-            "noise": dict(self.noise),
+            "noise": self.noise._asdict() if self.net.num_timesteps is not None else None,
         }
 
-    def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures tokens channels"]]:
-        """Every map of these pictures, a few pictures to a pass."""
-        step = self.batch_size
-        parts = [self._pass(pictures[i : i + step]) for i in range(0, len(pictures), step)]
+    def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
+        """Every map of these pictures as [pictures, tokens, channels], a few pictures to a pass."""
+        starts = range(0, len(pictures), self.batch_size)
+        parts = [self._pass(pictures[i : i + self.batch_size]) for i in starts]
         return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def mask(self, picture: int) -> Shaped[Tensor, "height width"]:
         """The picture's labels."""
         return self.dataset[picture]["mask"]
 
-    def _shapes(self) -> list[tuple[int, int, int]]:
+    def _shapes(self) -> dict[Block, tuple[int, int, int]]:
+        """Of every block: the network's own, or seen in one pass over pictures of another size."""
         if self.dataset.image_size == self.net.image_size:
-            return [tuple(self.net.shapes[name]) for name in self.blocks] * len(self.steps)
-        blocks = self._features(self.dataset[0]["image"][None].to(self.device), self.steps[0], [0])
-        return [tuple(blocks[name].shape[1:]) for name in self.blocks] * len(self.steps)
+            return self.net.shapes
+        seen = self._see([0], self.steps[:1])[0]
+        return {name: tuple(x.shape[1:]) for name, x in seen.items()}
+
+    def _pass(self, pictures: Sequence[int]) -> list[Tensor]:
+        seen = self._see(pictures, self.steps)
+        return [
+            blocks[name].flatten(2).mT.to(self.dtype) for blocks in seen for name in self.blocks
+        ]
 
     @torch.no_grad()
-    def _pass(self, pictures: Sequence[int]) -> list[Tensor]:
-        images = torch.stack([self.dataset[int(i)]["image"] for i in pictures]).to(self.device)
-        found = []
-        for step in self.steps:
-            blocks = self._features(images, step, pictures)
-            found += [blocks[name].flatten(2).mT.to(self.dtype) for name in self.blocks]
-        return found
-
-    def _features(
-        self, images: Tensor, step: int | None, pictures: Sequence[int]
-    ) -> dict[int | str, Tensor]:
-        """The blocks at one timestep, averaged over the draws of noise."""
-        if step is None:
-            return self.net.features(images, None, self.blocks)
-        draws = self.noise["draws"]
-        total: dict[int | str, Tensor] = {}
-        for draw in range(draws):
-            noise = draw_noise(self.noise, draw, pictures, images.shape[1:]).to(self.device)
-            found = self.net.features(images, step, self.blocks, noise)
-            total = {name: total.get(name, 0) + x for name, x in found.items()}
-        return {name: x / draws for name, x in total.items()}
+    def _see(
+        self, pictures: Sequence[int], steps: Sequence[int | None]
+    ) -> list[dict[Block, Tensor]]:
+        """The blocks' maps, one dict a timestep."""
+        indices = [int(index) for index in pictures]
+        images = torch.stack([self.dataset[index]["image"] for index in indices]).to(self.device)
+        half = self.compute != "fp32"
+        with torch.autocast(self.device.type, TORCH[self.compute], enabled=half):
+            return [
+                noised_features(self.net, images, indices, step, self.blocks, self.noise)
+                for step in steps
+            ]
 
 
 Source = StoredSource | LiveSource
 
 
-def draw_noise(
-    noise: Noise, draw: int, pictures: Sequence[int], shape: Sequence[int]
-) -> Float[Tensor, "..."]:
-    """The noise of these pictures: one tensor for all when shared, else by each picture's index."""
-    owners = [None] if noise["shared"] else pictures
-    seeds = [noise["seed"] if i is None else mix(noise["seed"], int(i)) for i in owners]
-    if draw:
-        seeds = [mix(seed, draw) for seed in seeds]
-    drawn = [torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(drawn)
+class Origin:
+    """Opens the features of any split, once: what the data modules of tokens and pixels share."""
+
+    def __init__(
+        self,
+        source: str,
+        pictures: tuple[str, Callable[..., Dataset] | None],
+        backbone: tuple[str, Callable[[], Backbone] | Backbone | None],
+        root: str | Path,
+        asked: tuple[Steps, Blocks, Mapping | None],
+        precision: tuple[str, str],
+    ) -> None:
+        """Pictures and backbone by name, and made on demand; `asked` is timestep, block, noise.
+
+        `precision` is dtype and compute, those of LiveSource.
+        """
+        if source not in ("store", "live"):
+            raise UserError(f"data.source is store or live, got {source!r}")
+        self.live, self.root, self.precision = source == "live", root, precision
+        (self.dataset_name, self.dataset), (self.backbone_name, self.backbone) = pictures, backbone
+        self.timestep, self.block = asked[:2]
+        self.noise = Noise(**(asked[2] or {}))
+        self.opened: dict[str, Source] = {}
+
+    def open(self, split: str, device: torch.device) -> Source:
+        """The features of a split; a live backbone works on `device`."""
+        if split not in self.opened:
+            self.opened[split] = self._live(split, device) if self.live else self._stored(split)
+        return self.opened[split]
+
+    def _stored(self, split: str) -> StoredSource:
+        names = self.dataset_name, self.backbone_name
+        return StoredSource(self.root, *names, split, self.timestep, self.block, self.noise)
+
+    def _live(self, split: str, device: torch.device) -> LiveSource:
+        if not isinstance(self.backbone, Backbone):  # built once, for all splits
+            self.backbone = self.backbone()
+        asked = self.timestep, self.block, self.noise
+        dataset = self.dataset(split=split)
+        return LiveSource(dataset, self.backbone, *asked, *self.precision, device=device)
 
 
-def listed(value: int | str | Sequence | None) -> list | None:
-    """One or several things asked for, as a list; None stays None."""
+def absent(root: str | Path, dataset: str, split: str, timestep: Steps, block: Blocks) -> str:
+    """The sentence for features that were never made."""
+    step = "" if timestep is None else f"timestep {spoken(timestep)}, "
+    typed_step = "" if timestep is None else f" timestep={typed(timestep)}"
+    return (
+        f"No features of {dataset} ({split}) at {step}block {spoken(block)} in {root}/. "
+        f"Make them: python extract.py dataset={dataset}{typed_step} block={typed(block)}"
+    )
+
+
+def listed(value: Steps | Blocks) -> list | None:
+    """One or several things asked for, each once; None stays None."""
     if value is None:
         return None
     return [value] if isinstance(value, (int, str)) else list(dict.fromkeys(value))
 
 
-def in_order(block: Blocks) -> list[int | str] | None:
+def in_order(block: Blocks) -> list[Block] | None:
     """The blocks ascending; None for all of them."""
     blocks = listed(block)
     if blocks is None or blocks == ["all"]:
@@ -210,18 +243,12 @@ def in_order(block: Blocks) -> list[int | str] | None:
     return sorted(blocks, key=lambda name: (isinstance(name, str), name))
 
 
-def label(step: int | None, block: int | str) -> str:
-    """The name of a map, as a store would call it."""
-    short = f"b{block:02d}" if isinstance(block, int) else block
-    return short if step is None else f"t{step:04d}-{short}"
-
-
-def spoken(value: int | str | Sequence | None) -> str:
+def spoken(value: Steps | Blocks) -> str:
     """For a sentence: 5, 6."""
     return ", ".join(map(str, listed(value) or ["all"]))
 
 
-def typed(value: int | str | Sequence | None) -> str:
+def typed(value: Steps | Blocks) -> str:
     """For a command line: [5,6]."""
     names = ",".join(map(str, listed(value) or ["all"]))
     return f"[{names}]" if "," in names else names

@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from diffdict.backbones.base import Backbone
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.errors import UserError
 from diffdict.features.gather import NativeMaps
+from diffdict.features.noise import Noise
 from diffdict.features.pixels import PixelDataModule, PixelLoader, ignore_small
 
 SIDE = 12
@@ -37,17 +39,14 @@ class Pictures(Dataset):
         return {"image": image, "mask": mask, "index": index}
 
 
-class Net(nn.Module):
+class Net(Backbone):
     """Two blocks at two resolutions that depend on the timestep and the noise."""
 
-    name, image_size, num_timesteps, sha256 = "net", SIDE, 1000, "00"
+    name, image_size, num_timesteps = "net", SIDE, 1000
 
     def __init__(self):
         super().__init__()
         self.shapes = {1: (3, 6, 6), 2: (6, SIDE, SIDE)}
-
-    def chosen(self, blocks):
-        return [block for block in self.shapes if blocks is None or block in blocks]
 
     def features(self, images, timestep=None, blocks=None, noise=None):
         x = images * (1 - timestep / 1000) + noise * timestep / 1000
@@ -249,7 +248,7 @@ def test_live_maps_are_the_backbones_in_timestep_then_block_order():
     assert data.facts["d_in"] == 18
     assert data.facts["maps"] == ["t0050-b01", "t0050-b02", "t0150-b01", "t0150-b02"]
     image = Pictures()[2]["image"][None]
-    noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))[None]
+    noise = Noise().for_pictures([2], (3, SIDE, SIDE))[0]
     maps = [x for step in (50, 150) for x in Net().features(image, step, [1, 2], noise).values()]
     held, labels = data._held
     expected = torch.cat([F.interpolate(x, (SIDE, SIDE), mode="bilinear") for x in maps], 1)[0]

@@ -1,0 +1,279 @@
+"""Shuffled tokens for dictionaries: one spatial position of a map is one vector, stored or live."""
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffdict.backbones.base import Backbone
+from diffdict.errors import UserError
+from diffdict.features.pool import LivePool, Pool, StoredPool
+from diffdict.features.shuffle import ResumableLoader, Windows, permutation
+from diffdict.features.sources import Blocks, LiveSource, Origin, Source, Steps
+
+RING = 8  # output tensors that are used in turn: a fresh one a batch costs up to 3.5 times as much
+AHEAD = 4  # batches waiting; with the one in work and the one in use, well within the ring
+SAMPLE_TOKENS = 131_072  # for mean and scale from a store
+SAMPLE_PICTURES = 64  # for mean and scale from a backbone
+
+
+class TokenLoader(ResumableLoader[Tensor]):
+    """Batches of an epoch, made by one thread; a batch stays valid while the next two are used."""
+
+    def __init__(
+        self, pool: Pool, batch_size: int, window: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.pool, self.rank = pool, rank
+        self.windows = Windows(pool.units, pool.strip, batch_size, window, world)
+        plan = {"units": pool.units, "strip": pool.strip, "batch_size": batch_size}
+        super().__init__(seed, {**plan, "window": window, "world": world})
+
+    def __len__(self) -> int:
+        return self.windows.batches
+
+    def batches(self, epoch: int, taken: int) -> Iterator[Float[Tensor, "batch d_in"]]:
+        """The batches of an epoch after the first `taken` ones."""
+        waiting: queue.Queue = queue.Queue(AHEAD)
+        stop = threading.Event()
+        work = threading.Thread(target=self._work, args=(epoch, taken, waiting, stop), daemon=True)
+        work.start()
+        try:
+            while (item := waiting.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            work.join()
+
+    def _work(self, epoch: int, taken: int, waiting: queue.Queue, stop: threading.Event) -> None:
+        try:
+            for batch in self._make(epoch, taken):
+                if not _put(waiting, batch, stop):
+                    return
+            _put(waiting, None, stop)
+        except BaseException as error:  # raised again where the batches are used
+            _put(waiting, error, stop)
+
+    def _make(self, epoch: int, taken: int) -> Iterator[Tensor]:
+        pool, size = self.pool, self.windows.batch
+        options = {"dtype": pool.dtype, "device": pool.device}
+        pinned = torch.cuda.is_available() and pool.device.type == "cpu"
+        ring = [torch.empty(size, pool.width, **options, pin_memory=pinned) for _ in range(RING)]
+        slots = cycle(ring)
+        largest = max(map(self.windows.strips, self.windows.counts)) * pool.strip
+        buffer = torch.empty(largest, pool.width, **options)
+        walk = self.windows.walk(self.seed, epoch, self.rank, taken)
+        window = next(walk, None)
+        if window is not None:
+            pool.read_ahead(window.units)
+        while window is not None:
+            held = buffer[: len(window.units) * pool.strip]
+            pool.fill(window.units, held)
+            following = next(walk, None)
+            if following is not None:
+                pool.read_ahead(following.units)
+            order = window.order.to(pool.device)
+            for batch in order.split(size)[window.first :]:
+                yield torch.index_select(held, 0, batch, out=next(slots))
+            window = following
+
+
+def _put(waiting: queue.Queue, item: Tensor | BaseException | None, stop: threading.Event) -> bool:
+    """Whether the item could be handed over before the other side stopped."""
+    while not stop.is_set():
+        try:
+            waiting.put(item, timeout=0.2)
+        except queue.Full:
+            continue
+        return True
+    return False
+
+
+class OrderedTokens:
+    """All tokens of a pool in order, the last batch short; ranks hold equal parts."""
+
+    def __init__(self, pool: Pool, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        share = pool.units // world
+        self.pool, self.batch_size = pool, batch_size
+        self.units = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.units) * self.pool.strip / self.batch_size)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "batch d_in"]]:
+        pool = self.pool
+        step = math.lcm(self.batch_size, pool.strip) // pool.strip  # units that fill whole batches
+        for i in range(0, len(self.units), step):
+            units = torch.tensor(self.units[i : i + step])
+            out = torch.empty(
+                len(units) * pool.strip, pool.width, dtype=pool.dtype, device=pool.device
+            )
+            pool.fill(units, out)
+            yield from out.split(self.batch_size)
+
+
+class Measured(NamedTuple):
+    """What a dictionary's buffers start from."""
+
+    mean: Float32[Tensor, "d_in"]
+    scale: float  # the mean of |scale × (token - mean)|² is d_in
+
+
+def measure(pool: Pool, tokens_at_once: int = 16_384) -> Measured:
+    """Mean and scale over the pool, or over a sample of it that depends on nothing else."""
+    units = permutation(pool.units, 0)[: pool.sample].sort().values
+    total = torch.zeros(pool.width, dtype=torch.float64)
+    squares = 0.0
+    for part in units.split(max(1, tokens_at_once // pool.strip)):
+        x = torch.empty(len(part) * pool.strip, pool.width, dtype=pool.dtype, device=pool.device)
+        pool.fill(part, x)
+        x = x.cpu().double()
+        total += x.sum(0)
+        squares += x.square().sum().item()
+    count = len(units) * pool.strip
+    mean = total / count
+    variance = squares / count - mean.square().sum().item()
+    if not variance > 0:
+        raise UserError("All tokens are the same: nothing can be learned from them")
+    return Measured(mean.float(), math.sqrt(pool.width / variance))
+
+
+def hold_out(
+    pictures: int, val_pictures: int | None, val_fraction: float
+) -> tuple[list[int], list[int]]:
+    """Pictures to learn from and pictures held out: the same ones whatever the seed of a run."""
+    count = round(pictures * val_fraction) if val_pictures is None else val_pictures
+    if val_pictures is None and val_fraction > 0 and pictures > 1:
+        count = max(1, count)
+    if not 0 <= count < pictures:
+        raise UserError(
+            f"The hold-out must leave pictures to learn from, got {count} of {pictures}: "
+            f"lower data.val_pictures or data.val_fraction"
+        )
+    order = permutation(pictures, 0).tolist()
+    return sorted(order[count:]), sorted(order[:count])
+
+
+class TokenDataModule(pl.LightningDataModule):
+    """Raw tokens, [batch, d_in] in the stored dtype, of a dataset's pictures."""
+
+    def __init__(
+        self,
+        dataset: Callable[..., Dataset] | None = None,
+        backbone: Callable[[], Backbone] | Backbone | None = None,
+        *,
+        dataset_name: str = "",
+        backbone_name: str = "",
+        root: str = "features",
+        timestep: Steps = 50,
+        block: Blocks = 6,
+        noise: Mapping | None = None,
+        source: str = "store",
+        dtype: str = "fp16",
+        compute: str = "fp32",
+        mix: str = "concat",
+        batch_size: int = 4096,
+        window: int = 131_072,
+        strip: int = 64,
+        seed: int = 0,
+        val_pictures: int | None = None,
+        val_fraction: float = 0.05,
+    ) -> None:
+        """`dataset`, `backbone`, `dtype` and `compute` are for source="live" only.
+
+        `mix` says what several timesteps or blocks are: concat (wider tokens), stack (more tokens).
+        """
+        super().__init__()
+        self.origin = Origin(
+            source,
+            (dataset_name, dataset),
+            (backbone_name, backbone),
+            root,
+            (timestep, block, noise),
+            (dtype, compute),
+        )
+        self.mix, self.strip, self.window = mix, strip, window
+        self.batch_size, self.seed = batch_size, seed
+        self.val_pictures, self.val_fraction = val_pictures, val_fraction
+        self._measured: Measured | None = None
+
+    @property
+    def facts(self) -> dict:
+        """What a dictionary needs to know: width, mean, scale, and where the tokens come from."""
+        pool = self._pool("train", self._pictures()[0])
+        if self._measured is None:
+            self._measured = measure(pool)
+        stream = pool.streams[0]
+        own = {"d_in": pool.width, "grid": (stream.height, stream.width), "mix": self.mix}
+        names = {"maps": [stream.name for stream in pool.streams]}
+        return {**self._source("train").facts, **own, **names, **self._measured._asdict()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens what the stage needs, so that what is missing is said before anything starts."""
+        self._source("test" if stage == "test" else "train")
+
+    def train_dataloader(self) -> TokenLoader:
+        """Shuffled tokens of the pictures to learn from."""
+        pool = self._pool("train", self._pictures()[0])
+        rank, world = self._part()
+        loader = TokenLoader(pool, self.batch_size, self.window, self.seed, rank, world)
+        if not len(loader):
+            raise UserError(
+                f"{pool.units * pool.strip} training tokens fill no batch of {self.batch_size} "
+                f"on {world} rank(s): lower data.batch_size"
+            )
+        return loader
+
+    def val_dataloader(self) -> OrderedTokens | list:
+        """Tokens of the pictures held out."""
+        held = self._pictures()[1]
+        return self._whole("train", held) if held else []
+
+    def test_dataloader(self) -> OrderedTokens:
+        """Tokens of the test split."""
+        return self._whole("test", range(len(self._source("test"))))
+
+    def _whole(self, split: str, pictures: Sequence[int]) -> OrderedTokens:
+        return OrderedTokens(self._pool(split, pictures), self.batch_size, *self._part())
+
+    def transfer_batch_to_device(
+        self, batch: Tensor, device: torch.device, dataloader_idx: int
+    ) -> Tensor:
+        """Copies a batch before its place in the ring is reused, without awaiting the GPU."""
+        if device.type != "cuda" or batch.device == device:
+            return batch.to(device)
+        stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(stream):
+            copy = batch.to(device, non_blocking=True)
+        stream.synchronize()
+        copy.record_stream(torch.cuda.current_stream(device))
+        return copy
+
+    def _source(self, split: str) -> Source:
+        return self.origin.open(split, self._device())
+
+    def _pictures(self) -> tuple[list[int], list[int]]:
+        return hold_out(len(self._source("train")), self.val_pictures, self.val_fraction)
+
+    def _pool(self, split: str, pictures: Sequence[int]) -> Pool:
+        source = self._source(split)
+        if isinstance(source, LiveSource):
+            return LivePool(source, pictures, self.mix, SAMPLE_PICTURES)
+        return StoredPool(source, pictures, self.mix, self.strip, SAMPLE_TOKENS)
+
+    def _part(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _device(self) -> torch.device:
+        if self.trainer is not None:
+            return self.trainer.strategy.root_device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
