@@ -1,0 +1,226 @@
+"""A folder of pictures, with masks beside them or without."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffdict.data.pictures import (
+    SPLITS,
+    check_labels,
+    class_list,
+    decode_picture,
+    fingerprint,
+    fit_mask,
+    fit_picture,
+    palette,
+    read_classes,
+    read_mask,
+    split_range,
+)
+from diffdict.errors import UserError
+from diffdict.files import download as fetch
+from diffdict.files import unpack
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names of all files below the folder, relative to it; hidden ones are left out."""
+    found, waiting = [], [""]
+    while waiting:
+        inside = waiting.pop()
+        with os.scandir(folder / inside) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                (waiting if entry.is_dir() else found).append(
+                    f"{inside}{entry.name}/" if entry.is_dir() else f"{inside}{entry.name}"
+                )
+    return found
+
+
+def mask_names(picture: str) -> list[str]:
+    """Where the mask of this picture may stand, best first: beside it, or below masks/."""
+    stem = str(PurePosixPath(picture).with_suffix(""))
+    parallel = stem.removeprefix("images/")
+    return [
+        f"{stem}.npy",
+        f"{stem}_mask.png",
+        f"{stem}_mask.npy",
+        f"masks/{parallel}.png",
+        f"masks/{parallel}.npy",
+        f"masks/{parallel}_mask.png",
+    ]
+
+
+class FolderDataset(Dataset):
+    """The pictures of one split, in the order of their paths.
+
+    path: holds train/ and test/ (and val/), or real/train and real/test, or only pictures, which
+    the splits then share in turn. masks: true wants one for each picture, false reads none, null
+    takes them where the folder has any. archive: url, size, licence, and the folder it unpacks to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | None,
+        split: str,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        ignore_label: int | None = None,
+        train_pictures: int | None = None,
+        val_pictures: int | None = None,
+        test_pictures: int | None = None,
+        crop: str | None = None,
+        masks: bool | None = None,
+        download: bool = False,
+        archive: dict[str, str] | None = None,
+    ):
+        if path is None:
+            raise UserError(f"dataset={name} needs a folder of pictures: dataset.path=…")
+        if crop not in (None, "center"):
+            raise UserError(f"dataset.crop={crop} is unknown: it is center or null")
+        self.name, self.split, self.crop, self.path = name, split, crop, Path(path)
+        self._find(archive, download)
+        counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
+        self.root, self.shared = self._split_folder()
+        self._list(counts, masks)
+        said = read_classes(self.path)
+        names = class_names if class_names is not None else said.get("class_names")
+        self.class_names = class_list(names, num_classes, name) or []
+        self.ignore_label = ignore_label if ignore_label is not None else said.get("ignore_label")
+        if self.labelled and not self.class_names:
+            raise UserError(
+                f"{name} has masks, and nothing says how many classes: dataset.num_classes=…, "
+                f"or {self.path / 'classes.json'} with classes and ignore_label"
+            )
+        if not self.labelled:
+            self.class_names = []
+        self.num_classes = len(self.class_names)
+        self.palette = palette(len(self.class_names))
+        self.image_size = image_size if image_size is not None else self._native_size()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        picture, path = self.pictures[index], self.root / self.pictures[index]
+        pixels = decode_picture(path, str(path))
+        image = fit_picture(pixels, self.image_size, self.crop, str(path))
+        sample: dict[str, Tensor | int] = {"image": image, "index": index}
+        if self.labelled:
+            sample["mask"] = self._mask(self.masks[picture], path, pixels.shape[:2])
+        return sample
+
+    def picture_name(self, index: int) -> str:
+        """The picture's path below the split's folder."""
+        return self.pictures[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any name, size or byte of these pictures and masks, or with their size."""
+        files = [self.root / name for name in self.pictures]
+        files += [self.masks[name] for name in self.pictures if self.labelled]
+        names = [os.path.relpath(file, self.path) for file in files]
+        return fingerprint(self.path, names, self.image_size, self.crop, self.num_classes)
+
+    def _mask(self, path: Path, picture: Path, size: tuple[int, int]) -> Int64[Tensor, "side side"]:
+        labels = read_mask(path)
+        if labels.shape != size:
+            raise UserError(
+                f"The mask {path} is {labels.shape[1]}×{labels.shape[0]}, its picture {picture} is "
+                f"{size[1]}×{size[0]}: they must be of one size"
+            )
+        check_labels(labels, self.num_classes, self.ignore_label, f"The mask {path}")
+        return fit_mask(labels, self.image_size, self.crop, str(path))
+
+    def _find(self, archive: dict[str, str] | None, download: bool) -> None:
+        """The folder is there, fetched if that was asked for."""
+        if self.path.is_dir():
+            return
+        if not archive:
+            raise UserError(
+                f"No folder {self.path} with the pictures of {self.name}: dataset.path=…"
+            )
+        if not download:
+            raise UserError(
+                f"No pictures of {self.name} in {self.path}. They are in {archive['url']} "
+                f"({archive['size']}; {archive['licence']}): dataset.download=true fetches it, "
+                "or dataset.path=… names the folder you have"
+            )
+        folder = Path(archive["folder"])
+        packed = folder.with_name(Path(archive["url"]).name)
+        fetch(archive["url"], packed, note=archive["licence"])
+        if not folder.exists():
+            try:
+                unpack(packed, folder)
+            except UserError:
+                if not folder.exists():  # else another process has just unpacked it
+                    raise
+        if not self.path.is_dir():
+            raise UserError(f"{packed} was unpacked to {folder} and holds no {self.path}")
+
+    def _split_folder(self) -> tuple[Path, bool]:
+        """The folder of this split, and whether all splits share it."""
+        for base in (self.path, self.path / "real"):
+            if any((base / split).is_dir() for split in SPLITS):
+                return base / self.split, False
+        return self.path, True
+
+    def _list(self, counts: dict[str, int | None], masks: bool | None) -> None:
+        """The pictures of this split and their masks."""
+        if not self.root.is_dir():
+            if self.split != "val" or counts["val"]:
+                raise UserError(
+                    f"{self.name} has no folder {self.root} for split {self.split}: make it, "
+                    "or ask for another split"
+                )
+            self.pictures, self.masks, self.labelled = [], {}, bool(masks)
+            return
+        files = set(list_files(self.root))
+        apart = self.path / "masks" / self.split  # masks/train/… beside train/…
+        parallel = set(list_files(apart)) if not self.shared and apart.is_dir() else set()
+        pictures = sorted(name for name in files if self._is_picture(name, files))
+        if not pictures:
+            raise UserError(f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}")
+        chosen = split_range(len(pictures), self.split, counts, self.name, self.shared)
+        self.masks = {}
+        for name in pictures:
+            here = next((mask for mask in mask_names(name) if mask in files), None)
+            there = PurePosixPath(name).with_suffix("")
+            if here:
+                self.masks[name] = self.root / here
+            elif parallel:
+                ends = [end for end in (".png", ".npy") if f"{there}{end}" in parallel]
+                if ends:
+                    self.masks[name] = apart / f"{there}{ends[0]}"
+        self.labelled = bool(self.masks) if masks is None else masks
+        self.pictures = [pictures[position] for position in chosen]
+        bare = next((name for name in self.pictures if name not in self.masks), None)
+        if self.labelled and bare is not None:
+            raise UserError(
+                f"The picture {self.root / bare} has no mask beside it ({mask_names(bare)[0]}, "
+                f"{mask_names(bare)[1]} or below masks/): add it, or dataset.masks=false"
+            )
+
+    def _is_picture(self, name: str, files: set[str]) -> bool:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in PICTURES or name.startswith("masks/"):
+            return False
+        if not path.stem.endswith("_mask"):
+            return True
+        stem = str(path.with_suffix("")).removesuffix("_mask")
+        return not any(f"{stem}{end}" in files for end in PICTURES)
+
+    def _native_size(self) -> int:
+        """The shorter side of the first picture: what dataset.image_size=null means."""
+        if not self.pictures:
+            return 0
+        path = self.root / self.pictures[0]
+        return min(decode_picture(path, str(path)).shape[:2])

@@ -1,0 +1,267 @@
+"""What all picture files share: decoding, sizes, labels, splits, colours, and their fingerprint."""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float32, Int64, Integer, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from diffdict.errors import UserError
+from diffdict.files import write_atomic
+
+SPLITS = ("train", "val", "test")
+BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # I: how 16-bit grey came from older encoders
+UNREADABLE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+)
+
+
+def decode_picture(source: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB of any picture Pillow reads; alpha is dropped, 16-bit grey is rounded to 8."""
+    try:
+        with Image.open(source) as image:
+            if image.mode in BITS_16:
+                grey = np.asarray(image).astype(np.int64)
+                if grey.min() < 0 or grey.max() > 65535:
+                    raise UserError(f"{name} has 32-bit pixels: save it with 8 or 16 bits")
+                grey = ((grey + 128) // 257).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            if image.mode == "F":
+                raise UserError(
+                    f"{name} has floating-point pixels, whose white is unknown: "
+                    "save it as an 8-bit PNG"
+                )
+            return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(
+            f"{name} is no whole picture ({error}): replace it or take it out"
+        ) from error
+
+
+def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
+    """The labels of a .npy array, or of a single-channel or palette picture."""
+    try:
+        if path.suffix == ".npy":
+            labels = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                if image.mode not in ("1", "L", "P", *BITS_16):
+                    raise UserError(
+                        f"The mask {path} has {len(image.getbands())} channels ({image.mode}), "
+                        "it needs one: save labels as a grey or palette PNG, or as .npy"
+                    )
+                labels = np.asarray(image)
+    except UserError:
+        raise
+    except (EOFError, *UNREADABLE) as error:
+        raise UserError(f"The mask {path} cannot be read ({error}): replace it") from error
+    if labels.dtype == bool:
+        labels = labels.astype(np.uint8)
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"The mask {path} must be integers, height × width; it is {labels.dtype} of shape "
+            f"{labels.shape}: save it as uint8"
+        )
+    return labels
+
+
+def fit_picture(
+    pixels: UInt8[np.ndarray, "height width 3"], size: int | None, crop: str | None, name: str
+) -> Float32[Tensor, "3 side side"]:
+    """The square picture in [-1, 1], resized with Pillow's bilinear filter where sizes differ."""
+    pixels = square(pixels, crop, name)
+    if size is not None and pixels.shape[0] != size:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    return torch.tensor(pixels).permute(2, 0, 1).contiguous().float() / 255 * 2 - 1
+
+
+def fit_mask(
+    labels: Integer[np.ndarray, "height width"], size: int | None, crop: str | None, name: str
+) -> Int64[Tensor, "side side"]:
+    """The square mask, resized to the nearest label as OpenCV does it."""
+    labels = square(labels, crop, name)
+    if size is not None and labels.shape[0] != size:
+        index = nearest_index(labels.shape[0], size)
+        labels = labels[index[:, None], index]
+    return torch.tensor(labels.astype(np.int64))
+
+
+def nearest_index(source: int, target: int) -> Integer[np.ndarray, " target"]:
+    """OpenCV's INTER_NEAREST: target i takes source floor(i · source/target), in its doubles."""
+    scale = 1.0 / (target / source)
+    return np.minimum(np.floor(np.arange(target) * scale).astype(np.int64), source - 1)
+
+
+def square(pixels: np.ndarray, crop: str | None, name: str) -> np.ndarray:
+    """The pixels if they are square, else their centre where crop=center asks for it."""
+    height, width = pixels.shape[:2]
+    if height == width:
+        return pixels
+    if crop != "center":
+        raise UserError(
+            f"{name} is {width}×{height}, pictures must be square: dataset.crop=center takes "
+            "the middle of each"
+        )
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
+
+
+def check_labels(
+    labels: Integer[np.ndarray, "..."], num_classes: int, ignore_label: int | None, name: str
+) -> None:
+    """Every label is a class or the ignored one."""
+    known = np.unique(labels)
+    wrong = known[((known < 0) | (known >= num_classes)) & (known != ignore_label)]
+    if wrong.size:
+        raise UserError(
+            f"{name} holds label {int(wrong[0])}, its {num_classes} classes are 0 to "
+            f"{num_classes - 1}: give dataset.num_classes, or dataset.ignore_label={int(wrong[0])}"
+        )
+
+
+def class_list(
+    names: Sequence[str] | None, num_classes: int | None, dataset: str
+) -> list[str] | None:
+    """The names of the classes, numbered where only their count is known."""
+    if names is None:
+        return None if num_classes is None else [f"class {label}" for label in range(num_classes)]
+    if num_classes not in (None, len(names)):
+        raise UserError(
+            f"{dataset} has num_classes={num_classes} and {len(names)} class_names: "
+            "give one of them, or as many names as classes"
+        )
+    return list(names)
+
+
+def read_classes(folder: Path) -> dict[str, object]:
+    """What classes.json in this folder says (classes, ignore_label), or nothing."""
+    path = folder / "classes.json"
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text())
+        names = facts["classes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} must be JSON like {{"classes": ["sky", "road"], "ignore_label": 255}}, '
+            f"it fails with {error!r}"
+        ) from error
+    return {"class_names": names, "ignore_label": facts.get("ignore_label")}
+
+
+def split_range(
+    total: int, split: str, counts: dict[str, int | None], dataset: str, shared: bool
+) -> range:
+    """Positions of a split: the first n of its own pictures, or its turn of those all share.
+
+    Shared pictures are cut in the order train, val, test; null takes all that are left (val: none).
+    """
+    wanted, start = counts[split], 0
+    if shared:
+        for earlier in SPLITS[: SPLITS.index(split)]:
+            taken = counts[earlier]
+            start += taken if taken is not None else total if earlier == "train" else 0
+        start = min(start, total)
+        wanted = 0 if split == "val" and wanted is None else wanted
+    left = total - start
+    if (wanted or 0) > left or (not left and split != "val"):
+        way_out = " or put pictures into train/ and test/" if shared else ""
+        raise UserError(
+            f"{dataset} has {left} pictures for {split} and {wanted or 'at least 1'} asked for: "
+            f"change dataset.{{train,val,test}}_pictures{way_out}"
+        )
+    return range(start, total if wanted is None else start + wanted)
+
+
+@functools.cache
+def palette(colours: int) -> list[tuple[int, int, int]]:
+    """So many colours, slate first, then always the candidate farthest from all before (OKLab)."""
+    steps = np.linspace(0, 1, 9)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    lab = _oklab(candidates)
+    readable = (lab[:, 0] > 0.4) & (lab[:, 0] < 0.95)
+    candidates, lab = candidates[readable], lab[readable]
+    chosen = [(44, 52, 64)]
+    apart = np.full(len(candidates), np.inf)
+    while len(chosen) < colours:
+        newest = _oklab(np.array([chosen[-1]]) / 255)
+        apart = np.minimum(apart, np.linalg.norm(lab - newest, axis=1))
+        best = int(apart.argmax())
+        chosen.append(tuple(round(255 * float(value)) for value in candidates[best]))
+    return chosen[:colours]
+
+
+def _oklab(rgb: Float32[np.ndarray, "n 3"] | np.ndarray) -> np.ndarray:
+    """Ottosson 2020: lightness and two opponent colours, distances as the eye sees them."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [
+            [0.4122214708, 0.2119034982, 0.0883024619],
+            [0.5363325363, 0.6806995451, 0.2817188376],
+            [0.0514459929, 0.1073969566, 0.6299787005],
+        ]
+    )
+    return np.cbrt(cones) @ np.array(
+        [
+            [0.2104542553, 1.9779984951, 0.0259040371],
+            [0.7936177850, -2.4285922050, 0.7827717662],
+            [-0.0040720468, 0.4505937099, -0.8086757660],
+        ]
+    )
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/diffdict, else ~/.cache/diffdict."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "diffdict"
+
+
+def fingerprint(root: Path, names: Iterable[str], *facts: object) -> str:
+    """A digest of these files' names, sizes and contents, and of the facts.
+
+    Contents are hashed once for a (path, size, time): the hashes are kept in the cache folder,
+    and only for this call where that cannot be written.
+    """
+    key = xxhash.xxh3_128_hexdigest(str(root.resolve()).encode())
+    kept = cache_folder() / "hashes" / f"{key}.json"
+    known: dict[str, list[int | str]] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(kept.read_text())
+    digest, fresh = xxhash.xxh3_128(repr(facts).encode()), False
+    for name in sorted(names):
+        seen = (root / name).stat()
+        entry = known.get(name, [])
+        if entry[:2] != [seen.st_size, seen.st_mtime_ns]:
+            entry, fresh = [seen.st_size, seen.st_mtime_ns, _content(root / name)], True
+            known[name] = entry
+        digest.update(f"{name}\0{entry[0]}\0{entry[2]}\0".encode())
+    if fresh:
+        with suppress(OSError, UserError):
+            write_atomic(kept, json.dumps(known).encode())
+    return digest.hexdigest()
+
+
+def _content(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        read: Callable[[], bytes] = functools.partial(file.read, 1 << 20)
+        for piece in iter(read, b""):
+            digest.update(piece)
+    return digest.hexdigest()
