@@ -1,7 +1,7 @@
 """A folder of pictures, with masks beside them or without."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from jaxtyping import Int64
@@ -41,6 +41,21 @@ def list_files(folder: Path) -> list[str]:
                     f"{inside}{entry.name}/" if entry.is_dir() else f"{inside}{entry.name}"
                 )
     return found
+
+
+def list_pictures(files: Iterable[str]) -> list[str]:
+    """Those of the files that are pictures and no other's mask, sorted by path."""
+    stems = {
+        name: name[: name.rindex(".")]
+        for name in files
+        if os.path.splitext(name)[1].lower() in PICTURES and not name.startswith("masks/")
+    }
+    known = set(stems.values())
+    return sorted(
+        name
+        for name, stem in stems.items()
+        if not (stem.endswith("_mask") and stem.removesuffix("_mask") in known)
+    )
 
 
 def mask_names(picture: str) -> list[str]:
@@ -186,7 +201,7 @@ class FolderDataset(Dataset):
         files = set(list_files(self.root))
         apart = self.path / "masks" / self.split  # masks/train/… beside train/…
         parallel = set(list_files(apart)) if not self.shared and apart.is_dir() else set()
-        pictures = sorted(name for name in files if self._is_picture(name, files))
+        pictures = list_pictures(files)
         if not pictures:
             raise UserError(f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}")
         chosen = split_range(len(pictures), self.split, counts, self.name, self.shared)
@@ -208,15 +223,6 @@ class FolderDataset(Dataset):
                 f"The picture {self.root / bare} has no mask beside it ({mask_names(bare)[0]}, "
                 f"{mask_names(bare)[1]} or below masks/): add it, or dataset.masks=false"
             )
-
-    def _is_picture(self, name: str, files: set[str]) -> bool:
-        path = PurePosixPath(name)
-        if path.suffix.lower() not in PICTURES or name.startswith("masks/"):
-            return False
-        if not path.stem.endswith("_mask"):
-            return True
-        stem = str(path.with_suffix("")).removesuffix("_mask")
-        return not any(f"{stem}{end}" in files for end in PICTURES)
 
     def _native_size(self) -> int:
         """The shorter side of the first picture: what dataset.image_size=null means."""

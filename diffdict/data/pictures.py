@@ -5,8 +5,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ UNREADABLE = (
 )
 
 
-def decode_picture(source: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "height width 3"]:
+def decode_picture(source: Path | BytesIO, name: str) -> UInt8[np.ndarray, "height width 3"]:
     """RGB of any picture Pillow reads; alpha is dropped, 16-bit grey is rounded to 8."""
     try:
         with Image.open(source) as image:
