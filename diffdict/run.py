@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ class Run(NamedTuple):
 def build(cfg: DictConfig) -> Run:
     """Everything that the config names, made."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
     data = _make(cfg.data)
     model = _make(cfg.model, data.facts)
     callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]

@@ -71,6 +71,7 @@ WRONG = [
     ("extract", "block=99", ["99"]),
     ("extract", "timestep=4000", ["4000"]),
     ("extract", "data.batch_size=0", ["batch_size"]),
+    ("train", "backbone=pixels", ["pixels", "no diffusion network"]),
 ]
 
 

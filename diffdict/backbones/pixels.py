@@ -7,13 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone, Block
+from diffdict.errors import UserError
 
 
 class Pixels(Backbone):
     """One block, `pixels`: red, green, blue, and the row and column of the pixel in [-1, 1]."""
 
-    def __init__(self, image_size: int, *, name: str = "pixels") -> None:
+    def __init__(
+        self, image_size: int, *, name: str = "pixels", checkpoint: str | None = None
+    ) -> None:
         super().__init__()
+        if checkpoint is not None:
+            raise UserError(f"backbone=pixels has no weights, got checkpoint={checkpoint}: drop it")
         self.name = name
         self.image_size = image_size
         self.shapes = {"pixels": (5, image_size, image_size)}

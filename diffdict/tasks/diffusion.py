@@ -74,6 +74,11 @@ class Diffusion(pl.LightningModule):
     ) -> None:
         """`anneal_steps` > 0: the rate falls linearly to 0 at that step."""
         super().__init__()
+        if net.num_timesteps is None:
+            raise UserError(
+                f"{net.name} is no diffusion network, there is nothing to denoise with: "
+                "backbone=guided_unet or backbone=toy_ddpm"
+            )
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}. Try 0.999 or 0.9999.")
         if channels_last:
@@ -161,7 +166,7 @@ class Diffusion(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """The optimizer over the moving weights; warm-up, then constant or linear to zero."""
         optimizer = self.optimizer(self.net.parameters())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
