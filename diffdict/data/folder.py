@@ -1,8 +1,9 @@
 """A folder of pictures, with masks beside them or without."""
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -33,13 +34,19 @@ def list_files(folder: Path) -> list[str]:
     found, waiting = [], [""]
     while waiting:
         inside = waiting.pop()
-        with os.scandir(folder / inside) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                (waiting if entry.is_dir() else found).append(
-                    f"{inside}{entry.name}/" if entry.is_dir() else f"{inside}{entry.name}"
-                )
+        try:
+            entries = list(os.scandir(folder / inside))
+        except OSError as error:
+            raise UserError(
+                f"Cannot list {folder / inside}: {error.strerror}. Make it readable, or take it out"
+            ) from error
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append(f"{inside}{entry.name}/")
+            else:
+                found.append(f"{inside}{entry.name}")
     return found
 
 
@@ -60,7 +67,7 @@ def list_pictures(files: Iterable[str]) -> list[str]:
 
 def mask_names(picture: str) -> list[str]:
     """Where the mask of this picture may stand, best first: beside it, or below masks/."""
-    stem = str(PurePosixPath(picture).with_suffix(""))
+    stem = os.path.splitext(picture)[0]
     parallel = stem.removeprefix("images/")
     return [
         f"{stem}.npy",
@@ -137,12 +144,12 @@ class FolderDataset(Dataset):
         """The picture's path below the split's folder."""
         return self.pictures[index]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with any name, size or byte of these pictures and masks, or with their size."""
-        files = [self.root / name for name in self.pictures]
-        files += [self.masks[name] for name in self.pictures if self.labelled]
-        names = [os.path.relpath(file, self.path) for file in files]
+        files = [f"{self.root}/{name}" for name in self.pictures]
+        files += [str(self.masks[name]) for name in self.pictures if self.labelled]
+        names = [file.removeprefix(f"{self.path}/") for file in files]
         return fingerprint(self.path, names, self.image_size, self.crop, self.num_classes)
 
     def _mask(self, path: Path, picture: Path, size: tuple[int, int]) -> Int64[Tensor, "side side"]:
@@ -205,16 +212,16 @@ class FolderDataset(Dataset):
         if not pictures:
             raise UserError(f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}")
         chosen = split_range(len(pictures), self.split, counts, self.name, self.shared)
+        here, there = files.difference(pictures), f"{apart}/"
         self.masks = {}
-        for name in pictures:
-            here = next((mask for mask in mask_names(name) if mask in files), None)
-            there = PurePosixPath(name).with_suffix("")
-            if here:
-                self.masks[name] = self.root / here
-            elif parallel:
-                ends = [end for end in (".png", ".npy") if f"{there}{end}" in parallel]
-                if ends:
-                    self.masks[name] = apart / f"{there}{ends[0]}"
+        for name in pictures if here or parallel else ():
+            stem = os.path.splitext(name)[0]
+            beside = [f"{self.root}/{mask}" for mask in mask_names(name) if mask in here]
+            below = [
+                f"{there}{stem}{end}" for end in (".png", ".npy") if f"{stem}{end}" in parallel
+            ]
+            if beside or below:
+                self.masks[name] = Path((beside + below)[0])
         self.labelled = bool(self.masks) if masks is None else masks
         self.pictures = [pictures[position] for position in chosen]
         bare = next((name for name in self.pictures if name not in self.masks), None)

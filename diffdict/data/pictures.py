@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffdict.errors import UserError
-from diffdict.files import write_atomic
+from diffdict.files import bytes_bar, write_atomic
 
 SPLITS = ("train", "val", "test")
 BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # I: how 16-bit grey came from older encoders
@@ -244,18 +244,30 @@ def fingerprint(root: Path, names: Iterable[str], *facts: object) -> str:
     known: dict[str, list[int | str]] = {}
     with suppress(OSError, ValueError):
         known = json.loads(kept.read_text())
-    digest, fresh = xxhash.xxh3_128(repr(facts).encode()), False
-    for name in sorted(names):
-        seen = (root / name).stat()
-        entry = known.get(name, [])
-        if entry[:2] != [seen.st_size, seen.st_mtime_ns]:
-            entry, fresh = [seen.st_size, seen.st_mtime_ns, _content(root / name)], True
-            known[name] = entry
-        digest.update(f"{name}\0{entry[0]}\0{entry[2]}\0".encode())
+    digest, names = xxhash.xxh3_128(repr(facts).encode()), sorted(names)
+    seen = {name: (root / name).stat() for name in names}
+    marks = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in seen.items()}
+    fresh = [name for name in names if known.get(name, [])[:2] != marks[name]]
+    for name in _shown(fresh, sum(marks[name][0] for name in fresh), f"reading {root}"):
+        known[name] = [*marks[name], _content(root / name)]
+    for name in names:
+        digest.update(f"{name}\0{known[name][0]}\0{known[name][2]}\0".encode())
     if fresh:
         with suppress(OSError, UserError):
             write_atomic(kept, json.dumps(known).encode())
     return digest.hexdigest()
+
+
+def _shown(names: list[str], size: int, title: str) -> Iterator[str]:
+    """The names, with a progress bar where reading these files takes longer than a moment."""
+    if size < 1e9 and len(names) < 20_000:
+        yield from names
+        return
+    with bytes_bar(title) as bar:
+        bar.update(bar.task_ids[0], total=size)
+        for number, name in enumerate(names, 1):
+            yield name
+            bar.update(bar.task_ids[0], completed=size * number // len(names))
 
 
 def _content(path: Path) -> str:

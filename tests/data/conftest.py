@@ -1,10 +1,6 @@
-"""What is cached while testing goes to a folder of the test; laws take the time they need."""
+"""What is cached while testing goes to a folder of the test."""
 
 import pytest
-from hypothesis import settings
-
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)

@@ -250,3 +250,8 @@ def test_download_fetches_and_unpacks_once(tmp_path, road, monkeypatch):
     assert fetched == [("https://example.org/datasets.tar.gz", "CC0")]
     with pytest.raises(UserError, match="holds no"):
         made(tmp_path / "got/datasets/other", download=True, archive=where)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"Cannot list .*gone: No such file"):
+        list_files(tmp_path / "gone")
