@@ -19,11 +19,12 @@ TINY = [
     "backbone.num_channels=32",
     "backbone.num_res_blocks=1",
     "backbone.channel_mult='1,1'",
-    "backbone.attention_resolutions='32'",
+    "backbone.attention_resolutions='16'",
+    "dataset.image_size=32",
     "block=[0,1,2]",
     "dataset.train_pictures=96",
     "split=train",
-    "data.num_workers=0",
+    "data.num_workers=1",
     "data.batch_size=1",
 ]
 
@@ -51,9 +52,14 @@ def wait_for_a_shard(process: subprocess.Popen, features: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "ddp_sim"])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+    ("trainer", "number", "code"),
+    [
+        ("cpu", signal.SIGTERM, 143),
+        ("cpu", signal.SIGINT, 130),
+        ("ddp_sim", signal.SIGTERM, 143),
+        ("ddp_sim", signal.SIGKILL, -9),
+    ],
 )
 def test_a_stopped_extraction_goes_on(tmp_path, trainer, number, code):
     features = tmp_path / "features"
