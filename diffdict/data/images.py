@@ -176,13 +176,13 @@ class TrainingLoader:
         batches = training_batches(order, self.batch_size, self.part, self.drop_last)
         return [[(epoch, index) for index in batch] for batch in batches]
 
-    def state_dict(self) -> dict[str, int]:
+    def place(self) -> dict[str, int]:
         """Where the next batch lies, and what its number means."""
         epoch, batch = divmod(int(min(self.position, self.trained())), self.length)
         return {"epoch": epoch, "batch": batch} | self._meaning()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there; in mid-epoch the batches must be cut as they were."""
+    def go_to(self, state: dict[str, int]) -> None:
+        """Go on from a place; in mid-epoch the batches must be cut as they were."""
         for name, ours in self._meaning().items():
             if state["batch"] and state[name] != ours:
                 raise UserError(
@@ -240,6 +240,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._made: dict[str, Dataset] = {}
         self._training: TrainingLoader | None = None
+        self._resumed: dict[str, int] = {}
 
     def split(self, name: str) -> Dataset:
         """The dataset of this split, made once."""
@@ -272,6 +273,8 @@ class ImageDataModule(pl.LightningDataModule):
             fit = self.trainer.fit_loop
             loader.trained = lambda: fit.epoch_loop.batch_progress.total.processed
             loader.repeat = self.trainer.overfit_batches > 0
+        if self._resumed:
+            loader.go_to(self._resumed)
         self._training = loader
         if not len(loader):
             ranks = f" on {loader.part.world} ranks" if loader.part.world > 1 else ""
@@ -280,6 +283,14 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{self.batch_size}{ranks}: a smaller data.batch_size, or data.drop_last=false"
             )
         return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""
+        return self._training.place() if self._training else self._resumed
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """The place that the training loader will start from."""
+        self._resumed = state_dict
 
     def teardown(self, stage: str) -> None:
         """The training workers end with the fit."""

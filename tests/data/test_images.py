@@ -112,6 +112,19 @@ def test_a_checkpoint_of_the_callback_resumes_too(tmp_path, every):
         torch.testing.assert_close(second.seen, straight.seen[done:], rtol=0, atol=0)
 
 
+def test_a_run_of_epochs_goes_on_after_the_last_one(tmp_path):
+    """Lightning drops the state of loaders when a checkpoint ends an epoch of a run by epochs."""
+    straight, first, second = Diary(), Diary(), Diary()
+    trainer(tmp_path, -1, max_epochs=3).fit(straight, datamodule=module())
+    stopped = trainer(tmp_path, -1, max_epochs=1)
+    stopped.fit(first, datamodule=module())
+    stopped.save_checkpoint(tmp_path / "one.ckpt")
+    trainer(tmp_path, -1, max_epochs=3).fit(
+        second, datamodule=module(), ckpt_path=tmp_path / "one.ckpt"
+    )
+    torch.testing.assert_close(first.seen + second.seen, straight.seen, rtol=0, atol=0)
+
+
 def test_a_batch_in_flight_when_the_run_broke_comes_again(tmp_path):
     straight, broken, second = Diary(), Diary(break_at=7), Diary()
     trainer(tmp_path, 9).fit(straight, datamodule=module())
@@ -126,13 +139,13 @@ def test_a_batch_in_flight_when_the_run_broke_comes_again(tmp_path):
 def test_a_resume_in_mid_epoch_refuses_another_batch_size():
     loader = module().train_dataloader()
     next(iter(loader))
-    state = loader.state_dict()
+    state = loader.place()
     with pytest.raises(UserError, match="batch_size = 4, and this run has 5: resume with 4"):
-        module(batch_size=5).train_dataloader().load_state_dict(state)
+        module(batch_size=5).train_dataloader().go_to(state)
     ended = {**state, "epoch": 2, "batch": 0}
     other = module(batch_size=5).train_dataloader()
-    other.load_state_dict(ended)
-    assert other.state_dict()["epoch"] == 2
+    other.go_to(ended)
+    assert other.place()["epoch"] == 2
 
 
 def test_iterating_leaves_the_global_generator_alone():
