@@ -78,14 +78,14 @@ def _point_children_at_this_job() -> None:
     """A DDP child re-runs sys.argv: it gets this job's own overrides, never the sweep again."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import open_dict, read_write
+    from omegaconf import read_write
 
     cfg = HydraConfig.get()
     if cfg.mode != RunMode.MULTIRUN:
         return
     sys.argv = [sys.argv[0], *cfg.overrides.task, "hydra.mode=RUN"]
-    with read_write(HydraConfig.instance().cfg), open_dict(HydraConfig.instance().cfg):
-        HydraConfig.instance().cfg.hydra.run.dir = cfg.runtime.output_dir
+    with read_write(cfg):
+        cfg.run.dir = cfg.runtime.output_dir
 
 
 def _mistake(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ import errno
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,12 @@ from rich.table import Table
 from diffdict import checkpoints
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
+
+# Lightning asks for a loader's state_dict; ours keep their place in the data module
+warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's deprecation inside Lightning
+warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the EMA network
+warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")  # Hydra made it for us
 
 # what evaluate.py takes from its own command line, never from the checkpoint's config
 EVALUATION = ("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags")
