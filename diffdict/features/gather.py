@@ -7,65 +7,105 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Pixels blended at once on a CPU: four rows of a 1024-channel map in float32 stay within the cache.
-CHUNK = 256
+# Pixels blended at once on a CPU: four rows of 2048 channels in float32 stay within the cache.
+CHUNK = 64
+
+
+class Place(NamedTuple):
+    """Where one map lies: which grid's tokens, its columns there, and its columns in a pixel."""
+
+    grid: tuple[int, int]
+    inside: slice
+    pixel: slice
 
 
 class Corners(NamedTuple):
-    """The four tokens around each pixel of a map and how much each of them counts."""
+    """The four tokens around each pixel, and where between them it lies."""
 
-    tokens: Int[Tensor, "4 pixels"]  # position in the flattened grid
-    weights: Float[Tensor, "4 pixels"]  # they sum to one
+    tokens: Int[Tensor, "4 pixels"]  # top left, top right, bottom left, bottom right
+    across: Float[Tensor, "pixels"]  # 0 at the left ones, 1 at the right ones
+    down: Float[Tensor, "pixels"]
 
 
 class NativeMaps:
-    """Maps of some pictures, read at any pixel as if each map had been upsampled to `size`."""
+    """Maps of some pictures, read at any pixel as if each map had been upsampled to `size`.
+
+    Maps of one grid stand side by side in one tensor, for a gathered row costs the same when long.
+    """
 
     def __init__(
         self,
-        maps: Sequence[Float[Tensor, "pictures _tokens _channels"]],
-        grids: Sequence[tuple[int, int]],
+        groups: dict[tuple[int, int], Float[Tensor, "pictures _ _"]],
+        places: Sequence[Place],
         size: tuple[int, int],
     ) -> None:
-        """The maps in their order of concatenation; `grids` are their (height, width)."""
-        self.maps, self.grids, self.size = list(maps), list(grids), size
+        """The tokens of each grid, [pictures, height*width, channels], and the maps among them."""
+        self.groups, self.places, self.size = groups, list(places), size
+
+    @classmethod
+    def empty(
+        cls,
+        pictures: int,
+        widths: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        size: tuple[int, int],
+        dtype: torch.dtype,
+    ) -> "NativeMaps":
+        """Room for maps of so many channels on these (height, width), in order of concatenation."""
+        ends, places, start = dict.fromkeys(grids, 0), [], 0
+        for width, grid in zip(widths, grids, strict=True):
+            inside = slice(ends[grid], ends[grid] + width)
+            places.append(Place(grid, inside, slice(start, start + width)))
+            ends[grid], start = inside.stop, start + width
+        groups = {
+            grid: torch.empty(pictures, grid[0] * grid[1], width, dtype=dtype)
+            for grid, width in ends.items()
+        }
+        return cls(groups, places, size)
 
     def __len__(self) -> int:
-        return len(self.maps[0])
+        return len(next(iter(self.groups.values())))
 
     @property
     def channels(self) -> int:
         """Width of a gathered pixel: the channels of all maps."""
-        return sum(tokens.shape[2] for tokens in self.maps)
+        return self.places[-1].pixel.stop
 
     @property
     def nbytes(self) -> int:
         """Bytes that the maps occupy."""
-        return sum(tokens.nbytes for tokens in self.maps)
+        return sum(tokens.nbytes for tokens in self.groups.values())
+
+    @property
+    def maps(self) -> list[Float[Tensor, "pictures _ _"]]:
+        """Every map as [pictures, tokens, channels], a view."""
+        return [self.groups[place.grid][:, :, place.inside] for place in self.places]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "NativeMaps":
         """The same maps on another device."""
-        moved = [tokens.to(device, non_blocking=non_blocking) for tokens in self.maps]
-        return NativeMaps(moved, self.grids, self.size)
+        groups = {
+            grid: tokens.to(device, non_blocking=non_blocking)
+            for grid, tokens in self.groups.items()
+        }
+        return NativeMaps(groups, self.places, self.size)
 
     def picture(self, index: int) -> "NativeMaps":
         """The maps of one picture, without a copy."""
-        return NativeMaps(
-            [tokens[index : index + 1] for tokens in self.maps], self.grids, self.size
-        )
+        own = {grid: tokens[index : index + 1] for grid, tokens in self.groups.items()}
+        return NativeMaps(own, self.places, self.size)
 
-    def images(self) -> list[Float[Tensor, "pictures _channels _height _width"]]:
+    def images(self) -> list[Float[Tensor, "pictures _ _ _"]]:
         """Every map as an image, a view: for layers that are applied before upsampling."""
         return [
-            tokens.unflatten(1, grid).permute(0, 3, 1, 2)
-            for tokens, grid in zip(self.maps, self.grids, strict=True)
+            tokens.unflatten(1, place.grid).permute(0, 3, 1, 2)
+            for tokens, place in zip(self.maps, self.places, strict=True)
         ]
 
     def gather(
         self, picture: Int[Tensor, "pixels"], y: Int[Tensor, "pixels"], x: Int[Tensor, "pixels"]
     ) -> Float[Tensor, "pixels channels"]:
         """These pixels in float32: what bilinear F.interpolate (no align_corners) holds there."""
-        device = self.maps[0].device
+        device = next(iter(self.groups.values())).device
         picture, y, x = picture.to(device), y.to(device), x.to(device)
         out = torch.empty(len(y), self.channels, device=device)
         step = CHUNK if device.type == "cpu" else max(1, len(y))
@@ -85,17 +125,16 @@ class NativeMaps:
             yield slice(i, i + len(place)), self.gather(picture, place // width, place % width)
 
     def _blend(self, picture: Tensor, y: Tensor, x: Tensor, out: Tensor) -> None:
-        corners, start = {}, 0
-        for tokens, grid in zip(self.maps, self.grids, strict=True):
-            if grid not in corners:
-                corners[grid] = find_corners(y, x, grid, self.size)
-            place, weights = corners[grid]
-            flat, place = tokens.flatten(0, 1), place + picture * tokens.shape[1]
-            mine = out[:, start : start + tokens.shape[2]]
-            torch.mul(flat[place[0]], weights[0, :, None], out=mine)
-            for corner in (1, 2, 3):
-                mine.addcmul_(flat[place[corner]].float(), weights[corner, :, None])
-            start += tokens.shape[2]
+        for grid, tokens in self.groups.items():
+            corners = find_corners(y, x, grid, self.size)
+            rows = (corners.tokens + picture * tokens.shape[1]).flatten()
+            near = tokens.flatten(0, 1).index_select(0, rows).view(4, len(y), -1)
+            across, down = corners.across[:, None], corners.down[:, None]
+            for place in self.places:
+                if place.grid == grid:
+                    four = near[:, :, place.inside].float()
+                    level = torch.lerp(four[0::2], four[1::2], across)
+                    torch.lerp(level[0], level[1], down, out=out[:, place.pixel])
 
 
 def find_corners(
@@ -108,11 +147,8 @@ def find_corners(
     top, bottom, down = find_neighbours(y, grid[0], size[0])
     left, right, across = find_neighbours(x, grid[1], size[1])
     pairs = ((top, left), (top, right), (bottom, left), (bottom, right))
-    shares = ((1 - down, 1 - across), (1 - down, across), (down, 1 - across), (down, across))
-    return Corners(
-        torch.stack([row * grid[1] + column for row, column in pairs]),
-        torch.stack([vertical * horizontal for vertical, horizontal in shares]),
-    )
+    tokens = torch.stack([row * grid[1] + column for row, column in pairs])
+    return Corners(tokens, across, down)
 
 
 def find_neighbours(

@@ -112,16 +112,14 @@ class PictureLoader:
 
 
 def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:
-    """The maps of these pictures in memory: one tensor a map, filled picture by picture."""
+    """The maps of these pictures in memory, filled picture by picture."""
     grids = [(stream.height, stream.width) for stream in source.streams]
-    held: list[Tensor] = []
+    widths = [stream.channels for stream in source.streams]
+    held = NativeMaps.empty(len(pictures), widths, grids, size, source.dtype)
     for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
-        maps = source.maps([index])
-        if not held:
-            held = [x.new_empty(len(pictures), *x.shape[1:]) for x in maps]
-        for tensor, x in zip(held, maps, strict=True):
-            tensor[row] = x[0]
-    return NativeMaps(held, grids, size)
+        for room, x in zip(held.maps, source.maps([index]), strict=True):
+            room[row] = x[0]
+    return held
 
 
 class PixelDataModule(pl.LightningDataModule):

@@ -50,18 +50,19 @@ class Windows:
         """`units` strips of `strip` tokens each; a rank holds about `window` tokens at once."""
         self.units, self.strip, self.batch, self.world = units, strip, batch, world
         share = units // world
+        self.most = max(1, max(window, strip) // batch)  # batches in a window
         self.batches = share * strip // batch
-        self.counts = self._split(max(1, window // batch))
-        while sum(map(self.strips, self.counts)) > share:
-            self.batches -= 1
-            self.counts = self._split(max(1, window // batch))
+        self.counts = self._split()
+        while (excess := sum(map(self.strips, self.counts)) - share) > 0:
+            self.batches -= max(1, excess * strip // (2 * batch))
+            self.counts = self._split()
 
-    def _split(self, most: int) -> list[int]:
+    def _split(self) -> list[int]:
         """Batches in each window of a rank: even numbers, that fill whole strips where they can."""
         whole = self.strip // math.gcd(self.strip, self.batch)  # so many batches fill whole strips
-        step = whole if whole <= most else 1
+        step = whole if whole <= self.most else 1
         groups = math.ceil(self.batches / step)
-        windows = max(1, math.ceil(groups / (most // step)))
+        windows = max(1, math.ceil(groups / (self.most // step)))
         bounds = [min(self.batches, groups * i // windows * step) for i in range(windows + 1)]
         return [end - start for start, end in pairwise(bounds)]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,6 +25,13 @@ SAMPLE_TOKENS = 131_072  # for mean and scale from a store
 SAMPLE_PICTURES = 64  # for mean and scale from a backbone
 
 
+class Memory(NamedTuple):
+    """What an epoch's thread works in; the next epoch's takes it over."""
+
+    window: Shaped[Tensor, "tokens d_in"]
+    ring: Iterator[Tensor]  # the outputs, used in turn
+
+
 class TokenLoader(ResumableLoader[Tensor]):
     """Batches of an epoch, made by one thread; a batch stays valid while the next two are used."""
 
@@ -32,6 +39,7 @@ class TokenLoader(ResumableLoader[Tensor]):
         self, pool: Pool, batch_size: int, window: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         self.pool, self.rank = pool, rank
+        self._spare: list[Memory] = []
         self.windows = Windows(pool.units, pool.strip, batch_size, window, world)
         plan = {"units": pool.units, "strip": pool.strip, "batch_size": batch_size}
         super().__init__(seed, {**plan, "window": window, "world": world})
@@ -55,35 +63,41 @@ class TokenLoader(ResumableLoader[Tensor]):
             work.join()
 
     def _work(self, epoch: int, taken: int, waiting: queue.Queue, stop: threading.Event) -> None:
+        memory = self._spare.pop() if self._spare else self._allocate()
         try:
-            for batch in self._make(epoch, taken):
+            for batch in self._make(epoch, taken, memory):
                 if not _put(waiting, batch, stop):
                     return
             _put(waiting, None, stop)
         except BaseException as error:  # raised again where the batches are used
             _put(waiting, error, stop)
+        finally:
+            self._spare.append(memory)
 
-    def _make(self, epoch: int, taken: int) -> Iterator[Tensor]:
-        pool, size = self.pool, self.windows.batch
+    def _allocate(self) -> Memory:
+        pool, windows = self.pool, self.windows
         options = {"dtype": pool.dtype, "device": pool.device}
+        tokens = max(map(windows.strips, windows.counts)) * pool.strip
         pinned = torch.cuda.is_available() and pool.device.type == "cpu"
-        ring = [torch.empty(size, pool.width, **options, pin_memory=pinned) for _ in range(RING)]
-        slots = cycle(ring)
-        largest = max(map(self.windows.strips, self.windows.counts)) * pool.strip
-        buffer = torch.empty(largest, pool.width, **options)
+        size = (windows.batch, pool.width)
+        ring = [torch.empty(*size, **options, pin_memory=pinned) for _ in range(RING)]
+        return Memory(torch.empty(tokens, pool.width, **options), cycle(ring))
+
+    def _make(self, epoch: int, taken: int, memory: Memory) -> Iterator[Tensor]:
+        pool = self.pool
         walk = self.windows.walk(self.seed, epoch, self.rank, taken)
         window = next(walk, None)
         if window is not None:
             pool.read_ahead(window.units)
         while window is not None:
-            held = buffer[: len(window.units) * pool.strip]
+            held = memory.window[: len(window.units) * pool.strip]
             pool.fill(window.units, held)
             following = next(walk, None)
             if following is not None:
                 pool.read_ahead(following.units)
             order = window.order.to(pool.device)
-            for batch in order.split(size)[window.first :]:
-                yield torch.index_select(held, 0, batch, out=next(slots))
+            for batch in order.split(self.windows.batch)[window.first :]:
+                yield torch.index_select(held, 0, batch, out=next(memory.ring))
             window = following
 
 

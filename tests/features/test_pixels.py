@@ -56,7 +56,11 @@ class Net(Backbone):
 
 def as_maps(images, size):
     """NativeMaps of [pictures, channels, height, width] images."""
-    return NativeMaps([x.flatten(2).mT for x in images], [tuple(x.shape[2:]) for x in images], size)
+    widths, grids = [x.shape[1] for x in images], [tuple(x.shape[2:]) for x in images]
+    maps = NativeMaps.empty(len(images[0]), widths, grids, size, images[0].dtype)
+    for room, x in zip(maps.maps, images, strict=True):
+        room.copy_(x.flatten(2).mT)
+    return maps
 
 
 def all_pixels(maps, index):
