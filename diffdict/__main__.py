@@ -99,9 +99,11 @@ def _mistake(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return one_line(link)
-    if isinstance(error, InstantiationException):  # +key=value that the constructor does not take
-        wrong = isinstance(chain[-1], TypeError) and "argument" in str(chain[-1])
-        return one_line(error) if wrong else None
+    if isinstance(error, InstantiationException):
+        unknown = isinstance(chain[-1], TypeError) and "argument" in str(chain[-1])  # +key=value
+        where = str(error).rpartition("full_key: ")[2].strip() or "config"
+        machine = where == "trainer"  # no GPU here, a word Lightning does not know
+        return f"{one_line(chain[-1])} ({where})" if unknown or machine else None
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
             return _config_mistake(error, link)

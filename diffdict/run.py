@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import NoneType
+from typing import NamedTuple, get_args
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -71,8 +72,28 @@ def build(cfg: DictConfig) -> Run:
 def _make(node: DictConfig, facts: dict | None = None) -> object:
     """The object a node describes; what the data knows fills the arguments that it names."""
     takes = inspect.signature(get_object(node["_target_"])).parameters
-    known = {key: value for key, value in (facts or {}).items() if key in takes}
-    return instantiate(node, _convert_="all", **{k: v for k, v in known.items() if k not in node})
+    known = {k: v for k, v in (facts or {}).items() if k in takes and k not in node}
+    _check_types(node)
+    return instantiate(node, _convert_="all", **known)
+
+
+def _check_types(node: DictConfig) -> None:
+    """Numbers, words and switches against what the constructors' signatures say."""
+    takes = inspect.signature(get_object(node["_target_"])).parameters
+    for key, value in node.items():
+        if OmegaConf.is_dict(value) and "_target_" in value:
+            _check_types(value)
+        if key not in takes or OmegaConf.is_config(value):
+            continue
+        annotation = takes[key].annotation
+        allowed = set(get_args(annotation)) or {annotation}
+        if allowed <= {int, float, bool, str, NoneType}:
+            fits = {type(value)} | ({float} if type(value) is int else set())
+            if not fits & allowed:
+                names = " or ".join(
+                    sorted("null" if t is NoneType else t.__name__ for t in allowed)
+                )
+                raise UserError(f"{node._get_full_key(key)} must be {names}, got {value!r}")
 
 
 def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
