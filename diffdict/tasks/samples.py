@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -100,7 +99,7 @@ class Samples(pl.LightningModule):
         shard_size: int,
         seed: int = 0,
         label: int | None = None,
-        format: Literal["npz", "png"] = "npz",
+        format: str = "npz",
     ) -> None:
         """`label`: of a class-conditional network; None goes through its classes in turn."""
         super().__init__()
