@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import NoneType
 from typing import NamedTuple, get_args
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -136,6 +138,7 @@ def trained(cfg: DictConfig) -> DictConfig:
 @contextmanager
 def close(run: Run) -> Iterator[None]:
     """The end of a run, whichever it is: said in one line or one table, every logger finished."""
+    before = set(os.environ)
     try:
         yield
         _table(run)
@@ -154,8 +157,22 @@ def close(run: Run) -> Iterator[None]:
             "make room, then run the same command again."
         ) from error
     finally:
+        _leave_ranks(run, before)
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish()
+
+
+def _leave_ranks(run: Run, before: set[str]) -> None:
+    """What DDP left in this process goes, so that a sweep's next job starts its own ranks."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for child in getattr(run.trainer.strategy.launcher, "procs", []):
+        try:
+            child.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # it waits in a collective for a rank that has failed
+            child.kill()
+    for name in set(os.environ) - before:
+        del os.environ[name]
 
 
 def _way_on(run: Run) -> str:
