@@ -23,6 +23,7 @@ FLAGS = {
     "num_res_blocks": 1,
     "channel_mult": [1],
     "attention_resolutions": [8],
+    "use_scale_shift_norm": True,  # else 32 groups of one channel forget the embedding
     "learn_sigma": True,
 }
 DDPM = partial(ddpm, respacing="3")
