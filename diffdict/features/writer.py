@@ -200,11 +200,14 @@ class FeatureWriter(pl.Callback):
         for child in self.children:
             child.wait()  # so that the table tells of all ranks
         if trainer.is_global_zero:
-            self._show_result()
+            self._show_result(trainer.world_size)
 
-    def _show_result(self) -> None:
+    def _show_result(self, world: int) -> None:
         rate = self.pictures / max(time.perf_counter() - self.started, 1e-9)
-        title = f"{self.pictures} pictures, {rate:.1f} a second" if self.pictures else "All there"
+        title = (
+            f"{self.pictures} pictures, {rate:.1f} a second" if self.pictures else "Nothing to do"
+        )
+        title += " on this rank" if world > 1 else ""
         rows = []
         for split, store in self.stores.items():
             size = sum(s.picture_bytes for s in store.streams.values()) * len(store)

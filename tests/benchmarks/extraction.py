@@ -18,7 +18,7 @@ from diffdict.features.pictures import ExtractionPictures
 from diffdict.features.writer import FeatureWriter
 from diffdict.tasks.features import Features
 
-PICTURES, BATCH, BLOCKS, REPEATS = 64, 4, [3, 5, 6], 5
+PICTURES, BATCH, BLOCKS, REPEATS = 128, 8, [3, 5, 6], 3
 
 
 class Drawn(Dataset):

@@ -278,4 +278,4 @@ def test_plan_and_result_are_told(tmp_path, capsys):
         assert words in told
     extract(tmp_path)
     assert "nothing" in (told := capsys.readouterr().out)
-    assert "All there" in told
+    assert "Nothing to do" in told
