@@ -164,6 +164,8 @@ class PixelDataModule(pl.LightningDataModule):
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
         self.on_device = on_device
         self._held: tuple[NativeMaps, Tensor] | None = None
+        self._training: PixelLoader | None = None
+        self._resumed: dict = {}
 
     @property
     def facts(self) -> dict:
@@ -210,6 +212,9 @@ class PixelDataModule(pl.LightningDataModule):
                 f"{len(loader.kept)} labelled pixels fill no batch of {self.batch_size} "
                 f"on {world} rank(s): lower data.batch_size"
             )
+        if self._resumed:
+            loader.go_to(self._resumed)
+        self._training = loader
         return loader
 
     def val_dataloader(self) -> PictureLoader | list:
@@ -219,6 +224,14 @@ class PixelDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> PictureLoader:
         """The test split."""
         return self._whole("test", range(len(self._source("test"))))
+
+    def state_dict(self) -> dict:
+        """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""
+        return self._training.place() if self._training else self._resumed
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The place that the training loader will start from."""
+        self._resumed = state_dict
 
     def _whole(self, split: str, pictures: Sequence[int]) -> PictureLoader:
         rank, world = self._part()

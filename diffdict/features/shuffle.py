@@ -85,7 +85,7 @@ class Windows:
 
 
 class ResumableLoader(ABC, Generic[Batch]):
-    """Counts what it hands out; Lightning keeps `state_dict`, so that an epoch can be resumed."""
+    """Counts what it hands out, so that its data module can resume it in the middle of an epoch."""
 
     def __init__(self, seed: int, plan: dict[str, int]) -> None:
         """`plan` is what else the order depends on: under another one no epoch is continued."""
@@ -111,11 +111,11 @@ class ResumableLoader(ABC, Generic[Batch]):
                 self.epoch, self.taken = self.epoch + 1, 0
             yield batch
 
-    def state_dict(self) -> dict:
+    def place(self) -> dict:
         """Where the loader stands."""
         return {"seed": self.seed, "epoch": self.epoch, "taken": self.taken, "plan": self.plan}
 
-    def load_state_dict(self, state: dict) -> None:
+    def go_to(self, state: dict) -> None:
         """Continues there; under another plan, at the start of that epoch."""
         self.seed, self.epoch, self.taken = state["seed"], state["epoch"], state["taken"]
         self.resumed = True

@@ -219,6 +219,8 @@ class TokenDataModule(pl.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.val_pictures, self.val_fraction = val_pictures, val_fraction
         self._measured: Measured | None = None
+        self._training: TokenLoader | None = None
+        self._resumed: dict = {}
 
     @property
     def facts(self) -> dict:
@@ -245,6 +247,9 @@ class TokenDataModule(pl.LightningDataModule):
                 f"{pool.units * pool.strip} training tokens fill no batch of {self.batch_size} "
                 f"on {world} rank(s): lower data.batch_size"
             )
+        if self._resumed:
+            loader.go_to(self._resumed)
+        self._training = loader
         return loader
 
     def val_dataloader(self) -> OrderedTokens | list:
@@ -255,6 +260,14 @@ class TokenDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> OrderedTokens:
         """Tokens of the test split."""
         return self._whole("test", range(len(self._source("test"))))
+
+    def state_dict(self) -> dict:
+        """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""
+        return self._training.place() if self._training else self._resumed
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The place that the training loader will start from."""
+        self._resumed = state_dict
 
     def _whole(self, split: str, pictures: Sequence[int]) -> OrderedTokens:
         return OrderedTokens(self._pool(split, pictures), self.batch_size, *self._part())

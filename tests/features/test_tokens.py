@@ -15,7 +15,6 @@ from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
 from diffdict.features.shards import Stream
-from diffdict.features.shuffle import Windows, mix
 from diffdict.features.sources import LiveSource
 from diffdict.features.store import FeatureStore, Identity, store_path
 from diffdict.features.tokens import TokenDataModule
@@ -130,65 +129,6 @@ def flat(batches):
     return [token for batch in batches for token in batch]
 
 
-# ---------------------------------------------------------------- the schedule alone
-
-counts = st.fixed_dictionaries(
-    {
-        "units": st.integers(1, 200),
-        "strip": st.integers(1, 20),
-        "batch": st.integers(1, 60),
-        "window": st.integers(1, 400),
-        "world": st.integers(1, 4),
-    }
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(counts=counts, seed=st.integers(0, 3), epoch=st.integers(0, 3))
-def test_the_schedule_deals_every_strip_once_but_for_the_tail(counts, seed, epoch):
-    windows = Windows(**counts)
-    strip, batch, world = counts["strip"], counts["batch"], counts["world"]
-    seen, emitted = [], 0
-    for rank in range(world):
-        batches = 0
-        for units, order, first in windows.walk(seed, epoch, rank):
-            assert first == 0
-            assert len(order) % batch == 0
-            assert len(set(order.tolist())) == len(order) <= len(units) * strip
-            assert len(order) <= max(counts["window"], batch, strip)
-            seen += units.tolist()
-            emitted += len(order)
-            batches += len(order) // batch
-        assert batches == len(range(windows.batches))
-    assert len(set(seen)) == len(seen)
-    lost = counts["units"] * strip - emitted
-    per_rank = 2 * batch + strip * (len(windows.counts) + 1)
-    assert 0 <= lost <= per_rank * world
-
-
-@settings(max_examples=40, deadline=None)
-@given(counts=counts, share=st.floats(0, 1))
-def test_the_schedule_can_be_entered_anywhere(counts, share):
-    windows = Windows(**counts)
-    taken, batch = int(windows.batches * share), counts["batch"]
-    rank = counts["world"] - 1
-
-    def tokens(taken):
-        return [
-            (units.tolist(), part.tolist())
-            for units, order, first in windows.walk(1, 2, rank, taken)
-            for part in order.split(batch)[first:]
-        ]
-
-    assert tokens(taken) == tokens(0)[taken:]
-
-
-def test_seeds_are_mixed_the_same_everywhere():
-    assert mix(0) == 0xE220A8397B1DCDAF >> 1  # SplitMix64's first output from state 0
-    assert len({mix(a, b) for a in range(50) for b in range(50)}) == 2500
-    assert mix(1, 2) != mix(2, 1)
-
-
 # ---------------------------------------------------------------- the stream from a store
 
 
@@ -255,7 +195,7 @@ def test_resuming_anywhere_continues_the_stream(root, stop):
             if len(before) == stop:
                 break
     resumed = loader_of(stored(root))
-    resumed.load_state_dict(loader.state_dict())
+    resumed.go_to(loader.place())
     epoch, place = divmod(stop, len(straight))
     assert before == (epochs[0] + epochs[1])[:stop]
     assert drawn(resumed) == epochs[epoch][place:]
@@ -275,7 +215,7 @@ def test_another_world_starts_the_epoch_again_and_says_so(root):
     next(iter(loader))
     resumed = loader_of(stored(root), 0, 2)
     with pytest.warns(UserWarning, match="Epoch 3 starts again.*world 1 -> 2"):
-        resumed.load_state_dict(loader.state_dict())
+        resumed.go_to(loader.place())
     fresh = loader_of(stored(root, seed=5), 0, 2)
     for _ in range(3):
         drawn(fresh)
@@ -425,23 +365,27 @@ class Recorder(pl.LightningModule):
 
 
 def fit(folder, data, resume=False, **options):
-    """What a trainer saw that leaves a checkpoint at its 27th step."""
+    """What a trainer saw that leaves a checkpoint at its last step."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    keep = pl.callbacks.ModelCheckpoint(folder, "step27", every_n_train_steps=27, save_top_k=-1)
     model = Recorder()
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[keep], **quiet, **options)
-    trainer.fit(model, data, ckpt_path=folder / "step27.ckpt" if resume else None)
+    trainer = pl.Trainer(accelerator="cpu", enable_checkpointing=False, **quiet, **options)
+    trainer.fit(model, data, ckpt_path=folder / "last.ckpt" if resume else None)
+    trainer.save_checkpoint(folder / "last.ckpt")
     return model.seen
 
 
 @pytest.mark.parametrize("make", [stored, live])
-def test_a_resumed_trainer_sees_what_a_straight_one_sees(root, tmp_path, make):
+@pytest.mark.parametrize(
+    ("stop", "end"),
+    [({"max_steps": 27}, {"max_steps": 60}), ({"max_epochs": 1}, {"max_epochs": 3})],
+)
+def test_a_resumed_trainer_sees_what_a_straight_one_sees(root, tmp_path, make, stop, end):
     def data():
         return make(val_pictures=2, **({"root": root} if make is stored else {}))
 
     straight = fit(tmp_path / "straight", data(), max_epochs=3)
-    first = fit(tmp_path, data(), max_steps=27)
-    rest = fit(tmp_path, data(), resume=True, max_epochs=3)
+    first = fit(tmp_path, data(), **stop)
+    rest = fit(tmp_path, data(), resume=True, **end)
     assert len(straight) == 60
     assert first + rest == straight
     assert straight[:20] != straight[20:40]
