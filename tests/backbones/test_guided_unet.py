@@ -24,15 +24,13 @@ FLAGS = {
     "resblock_updown": True,
     "learn_sigma": True,
 }
-LSUN = {
+LSUN = FLAGS | {
     "image_size": 256,
     "num_channels": 256,
     "num_res_blocks": 2,
+    "channel_mult": "",
     "attention_resolutions": "32,16,8",
     "num_head_channels": 64,
-    "use_scale_shift_norm": True,
-    "resblock_updown": True,
-    "learn_sigma": True,
     "dropout": 0.1,
 }
 
@@ -65,6 +63,7 @@ def normal(seed: int, shape: tuple[int, ...]) -> Tensor:
 def everything(net: GuidedUNet, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> dict:
     """Every module's first output in one full pass, by name; the answer is `final`."""
     seen: dict = {}
+
     def keep(key: str):
         def hook(module, args, output) -> None:
             seen.setdefault(key, output)
@@ -394,7 +393,7 @@ def test_impossible_flags_are_named(changes, says):
 
 
 def test_labels_go_with_a_class_conditional_network():
-    x, t = torch.zeros(1, 3, 32, 32), torch.tensor([5])
+    t = torch.tensor([5])
     for net, y, said in ((awake(), t, "no labels"), (awake(class_cond=True), None, "labels y")):
         with pytest.raises(UserError, match=f"takes {said}"):
-            net(x, t, y)
+            net(torch.zeros(1, 3, 32, 32), t, y)
