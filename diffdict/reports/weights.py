@@ -39,6 +39,7 @@ class KeepWeights(pl.Callback):
         facts = {
             "network": self.name,
             "about": self.about,
+            "objective": str(pl_module.objective),  # what the network's output means
             "step": str(trainer.global_step),
             self.monitor: f"{score:.6g}",
         }

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.diffusion.objectives import Objective
 from diffdict.errors import UserError
 from diffdict.reports.weights import KeepWeights, export
 
@@ -35,11 +36,12 @@ class Task(pl.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.ema = GuidedUNet(**FLAGS)
+        self.ema, self.objective = GuidedUNet(**FLAGS), Objective(predict="v")
 
 
 def kept_step(folder):
     with safe_open(folder / "tiny.safetensors", framework="pt") as file:
+        assert "predict='v'" in file.metadata()["objective"]
         return int(file.metadata()["step"])
 
 
