@@ -123,11 +123,14 @@ class GuidedUNet(Backbone):
         noise_schedule: str = "linear",
         rescale_timesteps: bool = False,
         use_checkpoint: bool = False,
+        predict: str = "eps",
         name: str = "guided_unet",
         checkpoint: str | None = None,
     ) -> None:
+        """`predict` says what the output is (eps, x0 or v): objectives ask, the network does not."""
         super().__init__()
         self.name = name
+        self.predict = predict
         self.image_size = image_size
         self.schedule = make_schedule(noise_schedule, diffusion_steps)
         self.num_timesteps = diffusion_steps
