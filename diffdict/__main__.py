@@ -38,10 +38,11 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     """A function of a composed config becomes a command: Hydra in front, mistakes in one line."""
     import hydra  # not for `info` and `verify`, which need no config
 
-    parent, failures = os.getpid(), []
+    parent, failures, started = os.getpid(), [], []
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
+        started.append(True)
         _point_children_at_this_job()
         try:
             return task(cfg)
@@ -64,6 +65,11 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             sys.exit(130)
         except Exception as error:
             mistake = _mistake(error)
+            if mistake is None and isinstance(error, OSError) and not started:
+                mistake = (
+                    f"The output folder cannot be made: {error.strerror} ({error.filename}). "
+                    "Choose another with hydra.run.dir=… or hydra.sweep.dir=…"
+                )
             if mistake is None:
                 raise
             print(f"{task.__name__}: {mistake}", file=sys.stderr)

@@ -30,7 +30,7 @@ from diffdict.features.store import FeatureStore
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's deprecation inside Lightning
 warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the EMA network
-warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")  # Hydra made it for us
+warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  # Hydra made it
 
 # what evaluate.py takes from its own command line, never from the checkpoint's config
 EVALUATION = ("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags")
@@ -66,6 +66,8 @@ def build(cfg: DictConfig) -> Run:
     trainer = _make(
         cfg.trainer, {"callbacks": [*callbacks, KeepConfig(cfg)], "logger": loggers or False}
     )
+    if cfg.get("ckpt_path") is not None:
+        checkpoints.check_resumable(cfg.ckpt_path, model)
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return Run(data, model, trainer)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+WEIGHTS = ROOT / "diffdict/weights/toy_ddpm.safetensors"
 DOORS = ("train", "extract", "evaluate")
 
 
@@ -69,6 +70,11 @@ WRONG = [
     ("evaluate", "seed=0", ["ckpt_path=outputs"]),
     ("evaluate", "ckpt_path=nowhere.ckpt", ["nowhere.ckpt"]),
     ("train", "dataset=folder", ["dataset.path"]),
+    ("train", "ckpt_path=nowhere.ckpt", ["ckpt_path=nowhere.ckpt", "last.ckpt"]),
+    ("train", f"ckpt_path={ROOT}/README.md", ["README.md", "torch checkpoint"]),
+    ("train", f"ckpt_path={WEIGHTS}", ["not a run", "backbone.checkpoint="]),
+    ("train", f"hydra.run.dir={ROOT}/README.md/x", ["output folder", "hydra.run.dir"]),
+    ("extract", f"paths.features={ROOT}/README.md/x", ["Cannot write"]),
     ("extract", "dataset=folder dataset.path=nowhere", ["nowhere"]),
     ("extract", "block=99", ["99"]),
     ("extract", "timestep=4000", ["4000"]),

@@ -127,7 +127,7 @@ class GuidedUNet(Backbone):
         name: str = "guided_unet",
         checkpoint: str | None = None,
     ) -> None:
-        """`predict` says what the output is (eps, x0 or v): objectives ask, the network does not."""
+        """`predict` says what the output is (eps, x0 or v), for objectives and samplers to ask."""
         super().__init__()
         self.name = name
         self.predict = predict

@@ -3,12 +3,14 @@
 from diffdict.checkpoints.fit import load_into, load_strictly
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
+from diffdict.checkpoints.resume import check_resumable
 from diffdict.checkpoints.summary import Description, describe, inspect, verify
 
 __all__ = [
     "Description",
     "Released",
     "Weights",
+    "check_resumable",
     "config_of",
     "describe",
     "fetch",

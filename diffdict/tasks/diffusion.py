@@ -165,7 +165,10 @@ class Diffusion(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """The optimizer over the moving weights; warm-up, then constant or linear to zero."""
-        optimizer = self.optimizer(self.net.parameters())
+        try:
+            optimizer = self.optimizer(self.net.parameters())
+        except ValueError as error:  # a negative rate, say
+            raise UserError(f"model.optimizer cannot be so: {error}") from error
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

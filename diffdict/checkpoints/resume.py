@@ -1,0 +1,35 @@
+"""Whether a checkpoint is a whole run that this module can go on from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from diffdict.checkpoints.read import LIGHTNING, read
+from diffdict.errors import UserError
+
+
+def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
+    """The path of a run's checkpoint whose state fits the module; otherwise the reason why not."""
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise UserError(
+            f"ckpt_path={path} is no file. Runs keep theirs as outputs/DATE/TIME/last.ckpt"
+        )
+    content, _ = read(path)
+    state = content.get("state_dict")
+    if LIGHTNING not in content or not isinstance(state, Mapping):
+        raise UserError(
+            f"ckpt_path={path} holds weights, not a run that could go on: "
+            f"to start from them say backbone.checkpoint={path}"
+        )
+    ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in state.items()}
+    for key in [*ours, *theirs]:
+        if ours.get(key) != theirs.get(key):
+            raise UserError(
+                f"ckpt_path={path} is a run of another network or task: its {key} is "
+                f"{theirs.get(key, 'missing')}, here {ours.get(key, 'missing')}. Resume with the "
+                "task=, backbone= and flags that it was started with"
+            )
+    return path
