@@ -35,7 +35,7 @@ def test_a_run_of_another_network_is_refused(tmp_path, other, said):
 def test_weights_alone_are_refused_with_the_way_out(tmp_path):
     net = nn.Linear(3, 2)
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    with pytest.raises(UserError, match="not a run that could go on.*backbone.checkpoint="):
+    with pytest.raises(UserError, match=r"not a run that could go on.*backbone\.checkpoint="):
         check_resumable(tmp_path / "net.pt", net)
     with pytest.raises(UserError, match="is no file"):
         check_resumable(tmp_path / "none.ckpt", net)
