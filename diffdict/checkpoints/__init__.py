@@ -1,7 +1,7 @@
 """Weights by name or path: fetched, verified, opened safely, fitted into a network, described."""
 
 from diffdict.checkpoints.fit import load_into, load_strictly
-from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve
+from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
 from diffdict.checkpoints.resume import check_resumable
 from diffdict.checkpoints.summary import Description, describe, inspect, verify
@@ -21,5 +21,6 @@ __all__ = [
     "packaged",
     "released",
     "resolve",
+    "sha256_at_hand",
     "verify",
 ]

@@ -107,6 +107,16 @@ def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
     raise UserError(f"No checkpoint {name!r}: neither a file nor one of the known names ({names}).")
 
 
+def sha256_at_hand(checkpoint: str | Path, folder: str | Path | None = None) -> str | None:
+    """The sha256 of weights that lie on this machine; None rather than a download."""
+    entry = released().get(str(checkpoint))
+    if entry is not None:
+        path = folder_of_weights(folder) / f"{checkpoint}{entry.suffix}"
+        return proven(checkpoint, path) if path.is_file() else None
+    path = packaged().get(str(checkpoint), Path(checkpoint))
+    return sha256(path) if path.is_file() else None
+
+
 def fetch(name: str, folder: str | Path | None = None) -> Path:
     """The released file in the folder of weights, downloaded when it is missing."""
     entry = released()[name]

@@ -132,6 +132,7 @@ class PixelDataModule(pl.LightningDataModule):
         *,
         dataset_name: str = "",
         backbone_name: str = "",
+        checkpoint: str | None = None,
         root: str = "features",
         timestep: Steps = 50,
         block: Blocks = 6,
@@ -146,7 +147,9 @@ class PixelDataModule(pl.LightningDataModule):
         smallest_annotation: int = 20,
         on_device: bool = False,
     ) -> None:
-        """`dataset`, `backbone`, `dtype` and `compute` are for source="live" only.
+        """`backbone`, `dtype` and `compute` are for source="live" only.
+
+        Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
         The last `val_pictures` training pictures are for validation; `on_device` holds the maps
         on the trainer's device.
@@ -155,7 +158,7 @@ class PixelDataModule(pl.LightningDataModule):
         self.origin = Origin(
             source,
             (dataset_name, dataset),
-            (backbone_name, backbone),
+            (backbone_name, backbone, checkpoint),
             root,
             (timestep, block, noise),
             (dtype, compute),

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone, Block
+from diffdict.checkpoints import sha256_at_hand
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise, noised_features
 from diffdict.features.shards import MASK, TORCH, Stream
@@ -31,13 +33,14 @@ class StoredSource:
         timestep: Steps,
         block: Blocks,
         noise: Noise | None = None,
+        expect: Mapping | None = None,
     ) -> None:
-        """With `noise`, features that were made with another one are refused."""
+        """Features made with another `noise`, or of other facts than `expect`, are refused."""
         path = store_path(Path(root), dataset, backbone, split)
         if not (path / "store.json").is_file():
             raise UserError(absent(root, dataset, split, timestep, block))
         steps, blocks = listed(timestep), in_order(block)
-        self.store = FeatureStore.open(path, timestep=steps, block=blocks)
+        self.store = FeatureStore.open(path, timestep=steps, block=blocks, expect=expect)
         self._check_noise(noise)
         streams = self.store.streams.values()
         self.streams = [stream for stream in streams if stream.block != MASK]
@@ -183,19 +186,20 @@ class Origin:
         self,
         source: str,
         pictures: tuple[str, Callable[..., Dataset] | None],
-        backbone: tuple[str, Callable[[], Backbone] | Backbone | None],
+        backbone: tuple[str, Callable[[], Backbone] | Backbone | None, str | None],
         root: str | Path,
         asked: tuple[Steps, Blocks, Mapping | None],
         precision: tuple[str, str],
     ) -> None:
-        """Pictures and backbone by name, and made on demand; `asked` is timestep, block, noise.
+        """Pictures and backbone by name, and made on demand; the backbone's checkpoint beside it.
 
-        `precision` is dtype and compute, those of LiveSource.
+        `asked` is timestep, block, noise; `precision` is dtype and compute, those of LiveSource.
         """
         if source not in ("store", "live"):
             raise UserError(f"data.source is store or live, got {source!r}")
         self.live, self.root, self.precision = source == "live", root, precision
-        (self.dataset_name, self.dataset), (self.backbone_name, self.backbone) = pictures, backbone
+        self.dataset_name, self.dataset = pictures
+        self.backbone_name, self.backbone, self.checkpoint = backbone
         self.timestep, self.block = asked[:2]
         self.noise = Noise(**(asked[2] or {}))
         self.opened: dict[str, Source] = {}
@@ -208,7 +212,18 @@ class Origin:
 
     def _stored(self, split: str) -> StoredSource:
         names = self.dataset_name, self.backbone_name
-        return StoredSource(self.root, *names, split, self.timestep, self.block, self.noise)
+        asked = self.timestep, self.block, self.noise
+        return StoredSource(self.root, *names, split, *asked, self._expected(split))
+
+    def _expected(self, split: str) -> dict[str, str]:
+        """Hashes of the pictures and weights that lie here: a store is of use without them too."""
+        expected = {}
+        if self.checkpoint is not None and (sha256 := sha256_at_hand(self.checkpoint)):
+            expected["backbone_sha256"] = sha256
+        if self.dataset is not None:
+            with suppress(UserError):  # the pictures stayed on another machine
+                expected["dataset_hash"] = self.dataset(split=split).fingerprint
+        return expected
 
     def _live(self, split: str, device: torch.device) -> LiveSource:
         if not isinstance(self.backbone, Backbone):  # built once, for all splits

@@ -187,6 +187,7 @@ class TokenDataModule(pl.LightningDataModule):
         *,
         dataset_name: str = "",
         backbone_name: str = "",
+        checkpoint: str | None = None,
         root: str = "features",
         timestep: Steps = 50,
         block: Blocks = 6,
@@ -202,7 +203,9 @@ class TokenDataModule(pl.LightningDataModule):
         val_pictures: int | None = None,
         val_fraction: float = 0.05,
     ) -> None:
-        """`dataset`, `backbone`, `dtype` and `compute` are for source="live" only.
+        """`backbone`, `dtype` and `compute` are for source="live" only.
+
+        Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
         `mix` says what several timesteps or blocks are: concat (wider tokens), stack (more tokens).
         """
@@ -210,7 +213,7 @@ class TokenDataModule(pl.LightningDataModule):
         self.origin = Origin(
             source,
             (dataset_name, dataset),
-            (backbone_name, backbone),
+            (backbone_name, backbone, checkpoint),
             root,
             (timestep, block, noise),
             (dtype, compute),

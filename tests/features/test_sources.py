@@ -1,0 +1,100 @@
+"""Stored or live, the features are the same; a store of other pictures or weights is refused."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.data.toy_faces import ToyFaces
+from diffdict.errors import UserError
+from diffdict.features.noise import Noise
+from diffdict.features.pictures import ExtractionPictures
+from diffdict.features.pixels import PixelDataModule
+from diffdict.features.tokens import TokenDataModule
+from diffdict.features.writer import FeatureWriter
+from diffdict.reports.weights import export
+from diffdict.tasks.features import Features
+
+FACES = partial(ToyFaces, image_size=16, train_pictures=6, val_pictures=2, test_pictures=3)
+
+
+def unet(checkpoint=None) -> GuidedUNet:
+    torch.manual_seed(0)
+    return GuidedUNet(16, 32, 1, "1,1", "8", name="tiny", checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with the weights of a network, and a store of what it saw."""
+    folder = tmp_path_factory.mktemp("sources")
+    torch.save(unet().state_dict(), folder / "tiny.pt")
+    net = unet(str(folder / "tiny.pt"))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        callbacks=[FeatureWriter(folder / "features", "fp32")],
+    )
+    trainer.predict(Features(net, [50, 150], [1, 2], Noise()), ExtractionPictures(FACES))
+    return folder
+
+
+def module(kind, folder, **changes):
+    options = {
+        "dataset": FACES,
+        "backbone": partial(unet, str(folder / "tiny.pt")),
+        "dataset_name": "toy_faces",
+        "backbone_name": "tiny",
+        "checkpoint": str(folder / "tiny.pt"),
+        "root": str(folder / "features"),
+        "timestep": [50, 150],
+        "block": [1, 2],
+        "dtype": "fp32",
+        "batch_size": 32,
+    }
+    return kind(**options | changes)
+
+
+def test_pixels_of_a_store_are_those_of_the_backbone(made):
+    batches = {}
+    for source in ("store", "live"):
+        data = module(PixelDataModule, made, source=source)
+        data.setup("fit")
+        batches[source] = [*data.train_dataloader()]
+        batches[source + " test"] = [
+            (picture.mask, picture.maps.gather(*torch.zeros(3, 1, dtype=torch.int64)))
+            for picture in data.test_dataloader()
+        ]
+    for part in ("", " test"):
+        assert len(batches["store" + part]) == len(batches["live" + part]) > 0
+        for ours, theirs in zip(batches["store" + part], batches["live" + part], strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+def test_features_of_other_weights_are_refused(made, tmp_path, kind):
+    torch.manual_seed(1)
+    other = GuidedUNet(16, 32, 1, "1,1", "8", name="tiny")
+    path = export(other, tmp_path / "other.safetensors", {})
+    with pytest.raises(UserError, match="backbone_sha256"):
+        _ = module(kind, made, checkpoint=str(path)).facts
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+def test_features_of_other_pictures_are_refused(made, kind):
+    with pytest.raises(UserError, match="dataset_hash"):
+        _ = module(kind, made, dataset=partial(FACES, seed=1)).facts
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+def test_a_store_is_of_use_where_pictures_and_weights_are_not(made, kind):
+    def absent(split):
+        raise UserError("No pictures here")
+
+    block = 2 if kind is TokenDataModule else [1, 2]
+    there = module(kind, made, dataset=absent, checkpoint="lsun_horse", block=block)
+    assert there.facts["d_in"] > 0
