@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Pixels blended at once on a CPU: four rows of 2048 channels in float32 stay within the cache.
-CHUNK = 64
+# Float32 numbers blended at once on a CPU: they stay within its cache, in memory that is reused.
+CACHED = 1 << 19
 
 
 class Place(NamedTuple):
@@ -41,6 +41,8 @@ class NativeMaps:
     ) -> None:
         """The tokens of each grid, [pictures, height*width, channels], and the maps among them."""
         self.groups, self.places, self.size = groups, list(places), size
+        self.runs = _joined(self.places)
+        self._scratch: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @classmethod
     def empty(
@@ -108,10 +110,13 @@ class NativeMaps:
         device = next(iter(self.groups.values())).device
         picture, y, x = picture.to(device), y.to(device), x.to(device)
         out = torch.empty(len(y), self.channels, device=device)
-        step = CHUNK if device.type == "cpu" else max(1, len(y))
-        for i in range(0, len(y), step):
-            part = slice(i, i + step)
-            self._blend(picture[part], y[part], x[part], out[part])
+        for grid, tokens in self.groups.items():
+            corners = find_corners(y, x, grid, self.size)
+            rows = corners.tokens + picture * tokens.shape[1]
+            step = max(1, CACHED // (4 * tokens.shape[2])) if device.type == "cpu" else len(y)
+            for i in range(0, len(y), step):
+                part = slice(i, i + step)
+                self._blend(grid, rows[:, part], corners, part, out[part])
         return out
 
     def pixels(
@@ -124,17 +129,44 @@ class NativeMaps:
             picture = torch.full_like(place, index)
             yield slice(i, i + len(place)), self.gather(picture, place // width, place % width)
 
-    def _blend(self, picture: Tensor, y: Tensor, x: Tensor, out: Tensor) -> None:
-        for grid, tokens in self.groups.items():
-            corners = find_corners(y, x, grid, self.size)
-            rows = (corners.tokens + picture * tokens.shape[1]).flatten()
-            near = tokens.flatten(0, 1).index_select(0, rows).view(4, len(y), -1)
-            across, down = corners.across[:, None], corners.down[:, None]
-            for place in self.places:
-                if place.grid == grid:
-                    four = near[:, :, place.inside].float()
-                    level = torch.lerp(four[0::2], four[1::2], across)
-                    torch.lerp(level[0], level[1], down, out=out[:, place.pixel])
+    def _blend(
+        self, grid: tuple[int, int], rows: Tensor, corners: Corners, part: slice, out: Tensor
+    ) -> None:
+        """The columns of one grid's maps in a few pixels: across in place, then down into `out`."""
+        tokens, count = self.groups[grid].flatten(0, 1), rows.numel()
+        stored, wide = self._room(grid, count)
+        torch.index_select(tokens, 0, rows.flatten(), out=stored)
+        four = wide.copy_(stored).view(4, rows.shape[1], -1)
+        four[0::2].lerp_(four[1::2], corners.across[part, None])
+        for place in self.runs:
+            if place.grid == grid:
+                top, bottom = four[0, :, place.inside], four[2, :, place.inside]
+                torch.lerp(top, bottom, corners.down[part, None], out=out[:, place.pixel])
+
+    def _room(self, grid: tuple[int, int], rows: int) -> tuple[Tensor, Tensor]:
+        """Memory for gathered rows as they are stored and in float32; the same at every call."""
+        tokens = self.groups[grid]
+        if grid not in self._scratch or len(self._scratch[grid][0]) < rows:
+            size = (rows, tokens.shape[2])
+            self._scratch[grid] = (
+                tokens.new_empty(size),
+                tokens.new_empty(size, dtype=torch.float),
+            )
+        stored, wide = self._scratch[grid]
+        return stored[:rows], wide[:rows]
+
+
+def _joined(places: Sequence[Place]) -> list[Place]:
+    """Neighbours on one grid that are neighbours in a pixel too, as one: fewer, longer copies."""
+    runs: list[Place] = []
+    for place in places:
+        last = runs[-1] if runs else None
+        if last and last.grid == place.grid and last.inside.stop == place.inside.start:
+            inside = slice(last.inside.start, place.inside.stop)
+            runs[-1] = Place(place.grid, inside, slice(last.pixel.start, place.pixel.stop))
+        else:
+            runs.append(place)
+    return runs
 
 
 def find_corners(

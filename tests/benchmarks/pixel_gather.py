@@ -5,7 +5,7 @@ network at 256 px, 8448 channels a pixel. Upsampling is given all it can have: f
 as it reads them, no concatenation, and every pixel of the picture is used. Its first figure
 (the baseline) ends with rows of pixels, which a classifier reads, its second with maps alone.
 Seconds are those of the CPU, so that a busy machine does not count.
-Target: held in ≤ 1.6 GB, 1/40 of the upsampled; ratio of pixels per second ≥ 1 (first run: 0.76).
+Target: held in ≤ 1.6 GB, 1/40 of the upsampled; ratio of pixels per second ≥ 1.
 """
 
 import statistics
