@@ -3,13 +3,15 @@
 import errno
 import inspect
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import NoneType
+from types import FrameType, NoneType
 from typing import NamedTuple, get_args
 
 import pytorch_lightning as pl
@@ -62,10 +64,9 @@ def build(cfg: DictConfig) -> Run:
     data = _make(cfg.data)
     model = _make(cfg.model, data.facts)
     callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
+    own = [KeepConfig(cfg), StopBetweenBatches()]
     loggers = [_make(node) for node in _each(cfg, "logger")]
-    trainer = _make(
-        cfg.trainer, {"callbacks": [*callbacks, KeepConfig(cfg)], "logger": loggers or False}
-    )
+    trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
         checkpoints.check_resumable(cfg.ckpt_path, model)
     for logger in loggers:
@@ -114,6 +115,39 @@ class KeepConfig(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
     ) -> None:
         checkpoint["config"] = self.config
+
+
+class StopBetweenBatches(pl.Callback):
+    """Ctrl-C ends the run before its next batch; pressed again, at once.
+
+    An interrupt in the middle of a batch may be swallowed by a destructor, or leave a loader's
+    workers half-made, and the run then waits for ever.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes over SIGINT, where this is the main thread."""
+        self.asked, self.before = False, None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives it back, unless Lightning has switched it off to end in peace."""
+        if self.before is not None and signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Where it stops."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    on_validation_batch_start = on_train_batch_start
+    on_test_batch_start = on_train_batch_start
+    on_predict_batch_start = on_train_batch_start
 
 
 def trained(cfg: DictConfig) -> DictConfig:
