@@ -46,7 +46,8 @@ def test_blocks_run_verbatim(copy):
         cwd=copy,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # what runs this test is installed: `make demo` must not install the copy over it
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MAKEFLAGS": "--old-file=.venv/.installed"},
         timeout=900,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
