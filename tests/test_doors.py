@@ -174,7 +174,10 @@ def test_a_stopped_training_says_how_it_goes_on(tmp_path, stop, code):
     while not (metrics.exists() and metrics.stat().st_size > 100) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(stop)
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     last = tmp_path / "run/last.ckpt"
