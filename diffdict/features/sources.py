@@ -111,7 +111,8 @@ class LiveSource:
             if value not in ("fp16", "bf16", "fp32"):
                 raise UserError(f"data.{name} is fp16, bf16 or fp32, got {value}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
-        self.net = backbone.eval().requires_grad_(False).to(self.device)
+        net = backbone.eval().requires_grad_(False)
+        self.net = net.to(self.device, memory_format=torch.channels_last)
         self.noise, self.compute, self.dtype = noise, compute, TORCH[dtype]
         self.steps = listed(timestep) if self.net.num_timesteps is not None else [None]
         for step in self.steps:

@@ -26,6 +26,7 @@ from diffdict.features.noise import Noise
 from diffdict.features.shards import MASK, TORCH, ShardWriter, Stream
 from diffdict.features.store import FeatureStore, Identity, pictures_per_shard, store_path
 
+INTEGER = {2: torch.int16, 4: torch.int32}  # by bytes
 Maps = Mapping[tuple[int | None, Block], Float[Tensor, "batch _ _ _"]]
 
 
@@ -264,8 +265,12 @@ def tokens(
     pictures: Dataset,
 ) -> Shaped[Tensor, "batch tokens channels"]:
     """The maps as they are stored: channel-last, in the stream's dtype, finite."""
-    stored = maps.to(TORCH[stream.dtype]).flatten(2).transpose(1, 2).contiguous()
-    if not bool(torch.isfinite(stored).all()):
+    stored = maps.to(TORCH[stream.dtype])
+    # as integers of the same size: torch transposes those faster than halves
+    bits = stored.view(INTEGER[stored.element_size()]).flatten(2).transpose(1, 2).contiguous()
+    stored = bits.view(stored.dtype)
+    least, most = torch.aminmax(stored)  # NaN goes through; twenty times faster than isfinite
+    if not (least.isfinite() and most.isfinite()):
         finite = torch.isfinite(stored).flatten(1).all(dim=1).cpu()
         name = pictures.picture_name(int(index[~finite][0]))
         overflow = bool(torch.isfinite(maps).all())
