@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,6 +164,20 @@ def test_two_ranks_train_and_extract(tmp_path):
     run("extract", *words, "seed=0", cwd=tmp_path)
     assert len(list(tmp_path.glob("multirun/*/*"))) == 1, "a rank does not start the sweep again"
     assert len(list(tmp_path.glob("outputs/*/*"))) == 1
+
+
+@pytest.mark.faults
+def test_two_ranks_draw_the_samples_of_one(tmp_path):
+    sampled = {}
+    for trainer in ("cpu", "ddp_sim"):
+        words = ["task=samples", "data.number=5", "data.shard_size=2", "sampler.respacing=ddim4"]
+        folder = [f"paths.samples={trainer}", "backbone.checkpoint=null", f"trainer={trainer}"]
+        run("extract", *SMALL, *words, *folder, cwd=tmp_path)
+        shards = sorted((tmp_path / trainer).rglob("*.npz"))
+        assert len(shards) == 3
+        sampled[trainer] = np.concatenate([np.load(shard)["arr_0"] for shard in shards])
+    assert sampled["cpu"].shape[0] == 5
+    assert np.abs(sampled["cpu"].astype(int) - sampled["ddp_sim"]).max() <= 1
 
 
 @pytest.mark.faults
