@@ -1,9 +1,12 @@
 """`diffdict extract|train|evaluate|info|verify`: finds conf/, opens the door, one-line mistakes."""
 
+import atexit
 import functools
 import os
 import runpy
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +59,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
+        _leave_folder_to_first_rank()
         try:
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
                 job
@@ -78,6 +82,14 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             sys.exit(2)
 
     return open_door
+
+
+def _leave_folder_to_first_rank() -> None:
+    """Of the ranks that torchrun or SLURM started only the first writes into the output folder."""
+    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+        own = tempfile.mkdtemp(prefix="diffdict-rank-")
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        sys.argv += [f"hydra.run.dir={own}", "hydra.output_subdir=null"]
 
 
 def _point_children_at_this_job() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffdict.features.store import FeatureStore
+
 ROOT = Path(__file__).parent.parent
 SMALL = [  # a network of seconds
     "backbone.num_channels=32",
@@ -164,6 +166,17 @@ def test_two_ranks_train_and_extract(tmp_path):
     run("extract", *words, "seed=0", cwd=tmp_path)
     assert len(list(tmp_path.glob("multirun/*/*"))) == 1, "a rank does not start the sweep again"
     assert len(list(tmp_path.glob("outputs/*/*"))) == 1
+
+
+@pytest.mark.faults
+def test_ranks_of_torchrun_share_one_folder_and_one_store(tmp_path):
+    words = [*SMALL, *FEW[:3], "backbone.checkpoint=null", "block=1", "trainer=ddp_sim"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command = [*torchrun, str(ROOT / "extract.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/*/*"))) == 1
+    assert FeatureStore.open(tmp_path / "features/toy_faces/toy_ddpm/train").verify()
 
 
 @pytest.mark.faults
