@@ -126,15 +126,28 @@ class Downsample(nn.Module):
 
 
 @no_type_check
+class Twice(nn.Module):
+    """Twice the size by nearest neighbours.
+
+    Written out: torch 2.13 compiles the gradient of F.interpolate to zeros on CPUs (bf16,
+    channels_last), and all that lies below it then never learns.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+@no_type_check
 class Upsample(nn.Module):
     """Twice the size by nearest neighbours and a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.twice = Twice()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.conv(self.twice(x))
 
 
 @no_type_check

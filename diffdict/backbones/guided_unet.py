@@ -15,6 +15,7 @@ from diffdict.backbones.guided_layers import (
     GroupNorm,
     Layers,
     ResBlock,
+    Twice,
     Upsample,
     WideLinear,
     sinusoid,
@@ -95,7 +96,7 @@ class Flags(NamedTuple):
     def up(self, channels: int) -> nn.Module:
         """The last layer of a level on the way up."""
         if self.resblock_updown:
-            return self.residual(channels, channels, nn.Upsample(scale_factor=2, mode="nearest"))
+            return self.residual(channels, channels, Twice())
         return Upsample(channels)
 
 
