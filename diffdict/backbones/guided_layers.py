@@ -129,12 +129,14 @@ class Downsample(nn.Module):
 class Twice(nn.Module):
     """Twice the size by nearest neighbours.
 
-    Written out: torch 2.13 compiles the gradient of F.interpolate to zeros on CPUs (bf16,
-    channels_last), and all that lies below it then never learns.
+    Written out for the compiler: torch 2.13 compiles the gradient of F.interpolate to zeros on
+    CPUs (bf16, channels_last), and all that lies below it then never learns.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        if torch.compiler.is_compiling():
+            return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        return F.interpolate(x, scale_factor=2, mode="nearest")  # keeps channels_last
 
 
 @no_type_check
