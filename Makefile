@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(PY) extract.py report=grid
-	$(PY) extract.py task=samples data.number=16 sampler.respacing=ddim25
+	$(PY) extract.py task=samples data.number=16 sampler.respacing=ddim25 paths.samples=outputs/demo
 
 test: $(STAMP)
 	$(PY) -m pytest -m "not faults"
