@@ -14,10 +14,10 @@ from diffdict.backbones.guided_unet import GuidedUNet
 def test_compiled_gradients_are_the_eager_ones(updown):
     torch.manual_seed(0)
     flags = {"use_scale_shift_norm": True, "resblock_updown": updown, "num_head_channels": 32}
-    net = GuidedUNet(16, 32, 1, "1,2", "8", **flags).to(memory_format=torch.channels_last)
+    net = GuidedUNet(32, 32, 1, "1,2", "8", **flags).to(memory_format=torch.channels_last)
     for parameter in net.parameters():  # zero-initialised layers too
         parameter.data.add_(0.05 * torch.randn_like(parameter))
-    x, t = torch.randn(2, 3, 16, 16), torch.tensor([100, 700])
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor([100, 700])
     gradients = []
     for compiled in (False, True):
         ours = copy.deepcopy(net)
