@@ -1,0 +1,1 @@
+"""Dictionaries in plain torch: one class a variant."""
