@@ -1,0 +1,1 @@
+"""What a trained thing is worth: torchmetrics whose states only sum, so that ranks agree."""
