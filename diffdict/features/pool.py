@@ -59,6 +59,10 @@ class StoredPool(Pool):
             else:
                 out[place, :, self.columns[stream]] = x.index_select(0, rows)
 
+    def owners(self, units: Int64[Tensor, " units"]) -> Int64[Tensor, " tokens"]:
+        """The stream of each token that `fill` writes, where streams are more tokens."""
+        return (units // (len(self.pictures) * self.strips)).repeat_interleave(self.strip)
+
     def read_ahead(self, units: Int64[Tensor, "units"]) -> None:
         """Asks the system to have these units in memory when `fill` comes for them."""
         for stream, shard, rows, _ in self._places(units):
@@ -99,6 +103,11 @@ class LivePool(Pool):
             for number, x in enumerate(maps):
                 row = number if self.stack else 0
                 out[i : i + step, row, :, self.columns[number]] = x
+
+    def owners(self, units: Int64[Tensor, " units"]) -> Int64[Tensor, " tokens"]:
+        """The stream of each token that `fill` writes, where streams are more tokens."""
+        picture = torch.arange(len(self.streams)).repeat_interleave(self.positions)
+        return picture.repeat(len(units))
 
     def read_ahead(self, units: Int64[Tensor, "units"]) -> None:
         """Nothing: there is nothing on disk."""

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.moments import Measured, measure
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
 from diffdict.features.sources import Blocks, LiveSource, Origin, Source, Steps
@@ -135,32 +136,6 @@ class OrderedTokens:
             yield from out.split(self.batch_size)
 
 
-class Measured(NamedTuple):
-    """What a dictionary's buffers start from."""
-
-    mean: Float32[Tensor, "d_in"]
-    scale: float  # the mean of |scale × (token - mean)|² is d_in
-
-
-def measure(pool: Pool, tokens_at_once: int = 16_384) -> Measured:
-    """Mean and scale over the pool, or over a sample of it that depends on nothing else."""
-    units = permutation(pool.units, 0)[: pool.sample].sort().values
-    total = torch.zeros(pool.width, dtype=torch.float64)
-    squares = 0.0
-    for part in units.split(max(1, tokens_at_once // pool.strip)):
-        x = torch.empty(len(part) * pool.strip, pool.width, dtype=pool.dtype, device=pool.device)
-        pool.fill(part, x)
-        x = x.cpu().double()
-        total += x.sum(0)
-        squares += x.square().sum().item()
-    count = len(units) * pool.strip
-    mean = total / count
-    variance = squares / count - mean.square().sum().item()
-    if not variance > 0:
-        raise UserError("All tokens are the same: nothing can be learned from them")
-    return Measured(mean.float(), math.sqrt(pool.width / variance))
-
-
 def hold_out(
     pictures: int, val_pictures: int | None, val_fraction: float
 ) -> tuple[list[int], list[int]]:
@@ -208,6 +183,7 @@ class TokenDataModule(pl.LightningDataModule):
         Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
         `mix` says what several timesteps or blocks are: concat (wider tokens), stack (more tokens).
+        Either way they share one grid: maps are never upsampled, other resolutions are refused.
         """
         super().__init__()
         self.origin = Origin(
@@ -227,7 +203,7 @@ class TokenDataModule(pl.LightningDataModule):
 
     @property
     def facts(self) -> dict:
-        """What a dictionary needs to know: width, mean, scale, and where the tokens come from."""
+        """What a dictionary needs to know: width, mean, scale, and what its dimensions are."""
         pool = self._pool("train", self._pictures()[0])
         if self._measured is None:
             self._measured = measure(pool)

@@ -240,6 +240,8 @@ def test_two_timesteps_side_by_side(root):
     data = stored(root, timestep=[50, 150], mix="concat")
     batches = drawn(loader_of(data))
     assert data.facts["d_in"] == 6
+    places = [tuple(dim.values())[:4] for dim in data.facts["dims"]]
+    assert places == [(50, 2, 0, 3), (150, 2, 3, 6)]
     assert all(t[0] == 0 and t[3] == 1 and t[1:3] == t[4:6] for t in flat(batches))
     assert len(set(flat(batches))) == PICTURES * TOKENS
 
@@ -338,9 +340,12 @@ def test_the_command_that_makes_what_is_missing(tmp_path):
     )
 
 
-def test_different_resolutions_are_refused():
-    with pytest.raises(UserError, match=r"the same height and width.*t0050-b01 3×4×4"):
-        loader_of(live(block=[1, 2]))
+def test_different_resolutions_are_refused(tmp_path):
+    source = LiveSource(Pictures(), Net(), 50, [1, 2])
+    write_store(tmp_path, "train", source.streams, source.maps(range(PICTURES)))
+    for data in (live(block=[1, 2]), stored(tmp_path, block=[1, 2])):
+        with pytest.raises(UserError, match=r"the same height and width.*t0050-b01 3×4×4"):
+            _ = data.facts
 
 
 # ---------------------------------------------------------------- in a trainer

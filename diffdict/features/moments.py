@@ -1,0 +1,88 @@
+"""Mean, scale and off-centre norm of tokens, in one pass: what a dictionary starts from."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from diffdict.errors import UserError
+from diffdict.features.pool import Pool
+from diffdict.features.shuffle import permutation
+
+SAME = 1e-12  # variance as a share of the second moment: below, float64 sums see rounding alone
+
+
+class Measured(NamedTuple):
+    """What a dictionary's buffers start from, and what its dimensions are."""
+
+    mean: Float32[Tensor, "d_in"]
+    scale: float  # the mean of |scale × (token - mean)|² is d_in
+    gamma: float  # ‖μ‖ / ‖σ‖ of the tokens, the off-centre norm: it foretells dead latents
+    dims: list[dict]  # timestep, block, from, to and gamma of each stream; stacked: all of d_in
+
+
+class Moments(NamedTuple):
+    """Sums over tokens; one row, or one a stream where streams are more tokens."""
+
+    count: Float64[Tensor, "rows 1"]
+    first: Float64[Tensor, "rows d_in"]
+    second: Float64[Tensor, "rows d_in"]
+
+    @property
+    def variance(self) -> float:
+        """Σσ² over the dimensions; 0 where only rounding is left."""
+        count, second = self.count.sum(), self.second.sum()
+        variance = second / count - (self.first.sum(0) / count).square().sum()
+        return variance.item() if variance > SAME * second / count else 0.0
+
+    @property
+    def gamma(self) -> float:
+        """‖μ‖ / ‖σ‖, infinite for tokens that are all the same."""
+        norm = (self.first.sum(0) / self.count.sum()).norm().item()
+        return norm / math.sqrt(self.variance) if self.variance else math.inf
+
+
+def moments(pool: Pool, units: Int64[Tensor, " units"], tokens_at_once: int = 16_384) -> Moments:
+    """The sums over these units, a few at a time."""
+    rows = len(pool.streams) if pool.stack else 1
+    count = torch.zeros(rows, 1, dtype=torch.float64)
+    first, second = torch.zeros(2, rows, pool.width, dtype=torch.float64)
+    for part in units.split(max(1, tokens_at_once // pool.strip)):
+        x = torch.empty(len(part) * pool.strip, pool.width, dtype=pool.dtype, device=pool.device)
+        pool.fill(part, x)
+        x = x.cpu().double()
+        owners = pool.owners(part) if pool.stack else None
+        for row in range(rows):
+            own = x if owners is None else x[owners == row]
+            count[row] += len(own)
+            first[row] += own.sum(0)
+            second[row] += own.square().sum(0)
+    return Moments(count, first, second)
+
+
+def measure(pool: Pool) -> Measured:
+    """Mean, scale and off-centre norms of the pool, or of a sample that depends on it alone."""
+    sums = moments(pool, permutation(pool.units, 0)[: pool.sample].sort().values)
+    if not sums.second.isfinite().all():
+        raise UserError(_not_finite(pool, sums.second))
+    if not sums.variance:
+        raise UserError("All tokens are the same: nothing can be learned from them")
+    dims = []
+    for number, (stream, columns) in enumerate(zip(pool.streams, pool.columns, strict=True)):
+        row = slice(number, number + 1) if pool.stack else slice(None)
+        own = Moments(sums.count[row], sums.first[row, columns], sums.second[row, columns])
+        place = {"from": columns.start, "to": columns.stop, "gamma": own.gamma}
+        dims.append({"timestep": stream.timestep, "block": stream.block, **place})
+    mean = sums.first.sum(0) / sums.count.sum()
+    return Measured(mean.float(), math.sqrt(pool.width / sums.variance), sums.gamma, dims)
+
+
+def _not_finite(pool: Pool, second: Float64[Tensor, "rows d_in"]) -> str:
+    rows = second if pool.stack else [second[0, columns] for columns in pool.columns]
+    names = [s.name for s, row in zip(pool.streams, rows, strict=True) if not row.isfinite().all()]
+    return (
+        f"Tokens of {', '.join(names)} hold NaN or infinity, of which nothing can be learned: "
+        f"use data.dtype=bf16 or data.compute=fp32, or look at the backbone's checkpoint"
+    )
