@@ -1,4 +1,4 @@
-"""What all sparse autoencoders share: the tokens' standard form, the dictionary, its dead latents."""
+"""What all sparse autoencoders share: the tokens' standard form, the dictionary, dead latents."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,7 @@ from diffdict.errors import UserError
 from diffdict.sae.sparse import Codes, pre_activations, weighted_rows
 
 CHUNK = 2**25  # dense codes decoded or measured at once
-REVIVED = (
-    0.2  # length of a revived encoder row, as a share of the living ones' (Bricken et al. 2023)
-)
+REVIVED = 0.2  # length of a revived encoder row over that of the living (Bricken et al. 2023)
 
 
 class Output(NamedTuple):
@@ -49,9 +47,9 @@ class Sae(nn.Module):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         *,
-        scale: float = 20.0,
+        scale: float | int = 20,
         latents: int | None = None,
         standardise: bool = True,
         centre: str = "mean",
@@ -234,7 +232,7 @@ class Sae(nn.Module):
                     state[which] = 0
 
 
-def _latents(d_in: int, scale: float, latents: int | None) -> int:
+def _latents(d_in: int, scale: float | int, latents: int | None) -> int:
     count = round(scale * d_in) if latents is None else latents
     if count < 1:
         said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"{latents}"

@@ -32,9 +32,9 @@ class Elementwise(Sae):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         *,
-        sparsity: float = 0.01,
+        sparsity: float | int = 1.0,
         **shape: object,
     ) -> None:
         """`sparsity` is the weight of what active latents cost."""
@@ -132,7 +132,7 @@ class Relu(Elementwise):
 
 
 class Gated(Elementwise):
-    """A gate decides, a magnitude with the same direction says how much (Rajamanoharan et al. 2024)."""
+    """A gate decides, a magnitude along the same direction says how much (arXiv 2404.16014)."""
 
     architecture = "gated"
 
@@ -140,7 +140,7 @@ class Gated(Elementwise):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         **options: object,
     ) -> None:
         """As every elementwise one; `W_enc` and `b_enc` are the gate's."""
@@ -164,7 +164,7 @@ class Gated(Elementwise):
 
 
 class JumpRelu(Elementwise):
-    """pre above a learned threshold, else 0; paid by number: L0 / d_in (Rajamanoharan et al. 2024b).
+    """pre above a learned threshold, else 0; paid by number: L0 / d_in (arXiv 2407.14435).
 
     The thresholds are learned as they are: their logarithms barely move under Adam.
     """
@@ -175,10 +175,10 @@ class JumpRelu(Elementwise):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         *,
-        bandwidth: float = 0.1,
-        threshold: float = 0.1,
+        bandwidth: float | int = 0.5,
+        threshold: float | int = 0.1,
         **options: object,
     ) -> None:
         """`bandwidth`: the range of pre-activations around a threshold that move it."""

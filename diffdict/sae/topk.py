@@ -10,10 +10,10 @@ from torch import Tensor
 from diffdict.errors import UserError
 from diffdict.sae.base import Learned, Sae
 from diffdict.sae.choose import above, largest_of_batch, largest_of_tokens, starts_of
-from diffdict.sae.sparse import Codes, Entries, decode_entries, encode_chosen
+from diffdict.sae.sparse import Codes, decode_entries, encode_chosen
 
 CROWDED = 25  # up to so many dead latents a chosen one, the auxiliary product is faster dense
-THRESHOLD_DECAY = 0.999  # of the running mean of the least active value
+THRESHOLD_DECAY = 0.99  # of the running mean of the least active value
 
 
 class TopK(Sae):
@@ -25,11 +25,11 @@ class TopK(Sae):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         *,
         k: int = 32,
         aux_k: int | None = None,
-        aux_weight: float = 1 / 32,
+        aux_weight: float | int = 1 / 32,
         **shape: object,
     ) -> None:
         """`aux_k` dead latents, null for half of d_in, explain what the living ones leave over."""
@@ -78,7 +78,7 @@ class TopK(Sae):
         return {"aux": (self.aux_weight, (explained - error).square().mean() / size)}
 
     def _explain(self, x: Tensor, dead: Tensor, k: int) -> Tensor:
-        """The k largest of the dead latents decoded: dense where they are a crowd, else by entry."""
+        """The k largest of the dead latents decoded: by entry where the dead are a crowd."""
         weight, bias = self.W_enc[dead], self.b_enc[dead]
         rows = self.dictionary[dead]
         if len(dead) > CROWDED * k:
@@ -101,7 +101,7 @@ class BatchTopK(TopK):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         **options: object,
     ) -> None:
         """As TopK."""
@@ -135,7 +135,7 @@ class BatchTopK(TopK):
 
 
 class Matryoshka(BatchTopK):
-    """Nested dictionaries: every prefix of the groups reconstructs by itself (Bussmann et al. 2025)."""
+    """Nested dictionaries: every prefix of the groups reconstructs alone (Bussmann et al. 2025)."""
 
     architecture = "matryoshka"
 
@@ -143,7 +143,7 @@ class Matryoshka(BatchTopK):
         self,
         d_in: int,
         mean: Float[Tensor, " d_in"] | None = None,
-        token_scale: float = 1.0,
+        token_scale: float | int = 1.0,
         *,
         groups: Sequence[float] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32),
         **options: object,
