@@ -17,6 +17,7 @@ from diffdict.files.atomic import (
     write_atomic,
 )
 from diffdict.files.fetch import download
+from diffdict.files.folder import write_folder
 
 __all__ = [
     "bytes_bar",
@@ -34,4 +35,5 @@ __all__ = [
     "unpack",
     "writable_folder",
     "write_atomic",
+    "write_folder",
 ]

@@ -1,0 +1,43 @@
+"""Folders that are whole or absent, and whole again when they are written anew."""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffdict.files.atomic import fsync, plain_disk_errors, publish, remove, temporary
+
+HERE = -100  # AT_FDCWD
+EXCHANGE = 2  # RENAME_EXCHANGE, of Linux's renameat2
+
+
+def write_folder(path: str | Path, contents: Mapping[str, bytes]) -> Path:
+    """The folder with these files and no others; one that was there stays until it is replaced."""
+    path = Path(path)
+    temp = temporary(path)
+    try:
+        with plain_disk_errors(path, sum(map(len, contents.values()))):
+            temp.mkdir(parents=True)
+            for name, data in contents.items():
+                (temp / name).write_bytes(data)
+                fsync(temp / name)
+            if not path.is_dir():
+                return publish(temp, path)
+            fsync(temp)
+            exchange(temp, path)
+            fsync(path.parent)
+        return path
+    finally:
+        remove(temp)  # what was left unfinished, or the old folder
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Two folders swap their names: in one step where the system can, else one after the other."""
+    libc = ctypes.CDLL(None)
+    names = HERE, os.fsencode(one), HERE, os.fsencode(other)
+    if hasattr(libc, "renameat2") and libc.renameat2(*names, EXCHANGE) == 0:
+        return
+    away = temporary(other)
+    os.replace(other, away)
+    os.replace(one, other)
+    os.replace(away, one)
