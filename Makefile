@@ -4,12 +4,17 @@
 # make lint    style, arrows between rooms, lengths
 # make bench   every claim of speed as a ratio in one run
 # make setup   .venv alone
+# make saelens .venv-saelens alone: SAELens, which the suite checks exports against
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LENS := .venv-saelens
+LENS_PY := $(LENS)/bin/python
+LENS_STAMP := $(LENS)/.installed
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup demo test faults lint bench clean
+.PHONY: setup saelens demo test faults lint bench clean
 
 setup: $(STAMP)
 
@@ -21,11 +26,24 @@ $(STAMP): pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $(STAMP)
 
+saelens: $(LENS_STAMP)
+
+# Nothing of SAELens enters .venv: its environment sees the packages there (torch among them) and
+# keeps its own above them. Only what its import needs comes along, no plots and no tutorials.
+$(LENS_STAMP): $(STAMP)
+	@test -x $(LENS_PY) && $(LENS_PY) -m pip --version >/dev/null 2>&1 \
+	  || { rm -rf $(LENS); $(PY) -m venv --without-pip $(LENS) \
+	  && $(PY) $(PURELIB) > $$($(LENS_PY) $(PURELIB))/venv.pth; }
+	$(LENS_PY) -m pip install --quiet --disable-pip-version-check \
+	  "transformer-lens>=2.16.1,<4" "simple-parsing>=0.1.8,<0.2" requests pyyaml
+	$(LENS_PY) -m pip install --quiet --disable-pip-version-check --no-deps "sae-lens==6.54.12"
+	@touch $(LENS_STAMP)
+
 demo: $(STAMP)
 	$(PY) extract.py report=grid
 	$(PY) extract.py task=samples data.number=16 sampler.respacing=ddim25 paths.samples=outputs/demo
 
-test: $(STAMP)
+test: $(STAMP) $(LENS_STAMP)
 	$(PY) -m pytest -m "not faults"
 
 faults: $(STAMP)
@@ -40,4 +58,4 @@ bench: $(STAMP)
 	@for script in tests/benchmarks/*.py; do head -1 $$script; $(PY) $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) $(LENS) outputs multirun

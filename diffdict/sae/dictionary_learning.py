@@ -1,0 +1,104 @@
+"""Dictionaries that dictionary_learning trained (its ae.pt), with the same codes."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from diffdict.checkpoints import load_state_dict
+from diffdict.errors import UserError
+from diffdict.sae.base import Sae
+from diffdict.sae.saelens import anybodys
+
+
+class Kind(NamedTuple):
+    """One of its classes in SAELens's words."""
+
+    architecture: str
+    centred: bool  # whether the encoder sees x − b_dec
+    names: dict[str, str]  # SAELens's → its own; a name of its own that ends in .T is transposed
+
+
+LINEAR = {"W_enc": "encoder.weight.T", "W_dec": "decoder.weight.T"}
+BIAS = {"b_enc": "encoder.bias"}
+PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
+GATES = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+KINDS = {
+    "AutoEncoder": Kind("standard", True, {**LINEAR, **BIAS, "b_dec": "bias"}),
+    "AutoEncoderNew": Kind("standard", False, {**LINEAR, **BIAS, "b_dec": "decoder.bias"}),
+    "GatedAutoEncoder": Kind("gated", True, {**LINEAR, **GATES, "b_dec": "decoder_bias"}),
+    "JumpReluAutoEncoder": Kind("jumprelu", False, PLAIN),
+    "MatryoshkaBatchTopKSAE": Kind("jumprelu", True, PLAIN),
+    "AutoEncoderTopK": Kind("topk", True, {**LINEAR, **BIAS, "b_dec": "b_dec"}),
+    "BatchTopKSAE": Kind(
+        "jumprelu", True, {**LINEAR, **BIAS, "b_dec": "b_dec", "threshold": "threshold"}
+    ),
+}
+
+
+def load(path: str | Path) -> Sae:
+    """The dictionary in ae.pt; where two classes share their names, config.json beside it decides.
+
+    Codes are those of the file as it is: nothing is brought to length 1.
+    """
+    path = Path(path)
+    state = load_state_dict(path, "flat").state
+    kind = KINDS[_class_of(path, state)]
+    weights = {}
+    for theirs, own in kind.names.items():
+        value = state[own.removesuffix(".T")].double()
+        weights[theirs] = value.T if own.endswith(".T") else value
+    d_in, latents = weights["W_enc"].shape
+    if kind.architecture == "jumprelu":  # one threshold for all, or one each
+        weights["threshold"] = weights["threshold"].expand(latents)
+    _check(path, weights, d_in, latents)
+    config = {"d_in": d_in, "d_sae": latents, "apply_b_dec_to_input": kind.centred}
+    if kind.architecture == "topk":
+        config["k"] = int(state["k"])
+    return anybodys(config, kind.architecture, weights, path)
+
+
+def _class_of(path: Path, state: Mapping[str, Tensor]) -> str:
+    """Told by config.json, else by the names in the file."""
+    said = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads(path.with_name("config.json").read_text())["trainer"]["dict_class"]
+    fitting = [
+        name
+        for name, kind in KINDS.items()
+        if {own.removesuffix(".T") for own in kind.names.values()} <= state.keys()
+        and (kind.architecture != "topk" or "k" in state)
+        and ("group_sizes" in state) == (name == "MatryoshkaBatchTopKSAE")
+    ]
+    if said in fitting:
+        return said
+    if len(fitting) == 1 and said is None:
+        return fitting[0]
+    held = ", ".join(list(state)[:8])
+    if said is None and fitting:
+        raise UserError(
+            f"{path} may be {' or '.join(fitting)} of dictionary_learning: put its config.json "
+            f"beside it, which says dict_class"
+        )
+    raise UserError(
+        f"{path} is no ae.pt of dictionary_learning's {said or 'that is known'}: it holds {held}. "
+        f"What can be read is {', '.join(KINDS)}"
+    )
+
+
+def _check(
+    path: Path, weights: Mapping[str, Float64[Tensor, "..."]], d_in: int, latents: int
+) -> None:
+    for name, value in weights.items():
+        wanted = {"W_enc": (d_in, latents), "W_dec": (latents, d_in), "b_dec": (d_in,)}
+        if tuple(value.shape) != wanted.get(name, (latents,)):
+            raise UserError(
+                f"{path} holds parts of different sizes: its {name} is {tuple(value.shape)}, "
+                f"wanted {wanted.get(name, (latents,))}. Save it again"
+            )
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{path} holds weights that are no numbers: {name}")
