@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from types import FrameType, NoneType
 from typing import NamedTuple, get_args
@@ -18,7 +19,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
@@ -49,7 +50,7 @@ class Run(NamedTuple):
         """The number that a sweeper minimises or maximises."""
         if name is None:
             return None
-        known = self.trainer.callback_metrics
+        known = {**_learned(self.trainer), **self.trainer.callback_metrics}
         if name not in known:
             raise UserError(
                 f"optimized_metric={name} was not logged; logged: {', '.join(sorted(known))}"
@@ -61,10 +62,10 @@ def build(cfg: DictConfig) -> Run:
     """Everything that the config names, made."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
-    data = _make(cfg.data)
+    data = _make(_without_workers(cfg.data))
     model = _make(cfg.model, data.facts)
     callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
-    own = [KeepConfig(cfg), StopBetweenBatches()]
+    own = [KeepConfig(cfg), KeepFigures(), StopBetweenBatches()]
     loggers = [_make(node) for node in _each(cfg, "logger")]
     trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
@@ -76,15 +77,35 @@ def build(cfg: DictConfig) -> Run:
 
 def _make(node: DictConfig, facts: dict | None = None) -> object:
     """The object a node describes; what the data knows fills the arguments that it names."""
-    takes = inspect.signature(get_object(node["_target_"])).parameters
+    takes = arguments(node["_target_"])
     known = {k: v for k, v in (facts or {}).items() if k in takes and k not in node}
     _check_types(node)
     return instantiate(node, _convert_="all", **known)
 
 
+def arguments(target: str) -> dict[str, inspect.Parameter]:
+    """What a constructor takes, and what those take to which it hands the rest."""
+    made, taken = get_object(target), {}
+    for kind in inspect.getmro(made) if inspect.isclass(made) else [made]:
+        own = inspect.signature(kind).parameters
+        taken = {**own, **taken}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return taken
+
+
+def _without_workers(data: DictConfig) -> DictConfig:
+    """debug= and evaluate.py say the number of workers to all: what has none is not told."""
+    told = copy(data)
+    if "num_workers" not in arguments(data["_target_"]):
+        with open_dict(told):
+            told.pop("num_workers", None)
+    return told
+
+
 def _check_types(node: DictConfig) -> None:
     """Numbers, words and switches against what the constructors' signatures say."""
-    takes = inspect.signature(get_object(node["_target_"])).parameters
+    takes = arguments(node["_target_"])
     for key, value in node.items():
         if OmegaConf.is_dict(value) and "_target_" in value:
             _check_types(value)
@@ -103,6 +124,22 @@ def _check_types(node: DictConfig) -> None:
 
 def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
     return [node for node in (cfg.get(group) or {}).values() if node is not None]
+
+
+class KeepFigures(pl.Callback):
+    """The training's last figures, which Lightning forgets when it begins to test."""
+
+    def __init__(self) -> None:
+        self.known: dict = {}
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Those of training and validation."""
+        self.known = dict(trainer.callback_metrics)
+
+
+def _learned(trainer: pl.Trainer) -> dict:
+    """The training's figures, where there was one."""
+    return next(c.known for c in trainer.callbacks if isinstance(c, KeepFigures))
 
 
 class KeepConfig(pl.Callback):
