@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from diffdict.__main__ import folder
+from diffdict.run import arguments
 
 CONF = Path(folder("conf"))
 GROUPS = [
@@ -24,13 +24,14 @@ GROUPS = [
     "logger",
     "paths",
     "report",
+    "sae",
     "sampler",
     "task",
     "trainer",
 ]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "defaults"}
 TASKS = {
-    "train": ["diffusion"],
+    "train": ["diffusion", "sae"],
     "extract": ["features", "samples"],
 }
 
@@ -58,7 +59,7 @@ def composed(door: str, *overrides: str):
 
 def check_keys(cfg, where):
     for node in nodes(cfg):
-        parameters = inspect.signature(get_object(node._target_)).parameters
+        parameters = arguments(node._target_)
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
         unknown = set(node) - HYDRA_KEYS - set(parameters)
@@ -122,3 +123,34 @@ def test_a_dataset_brings_its_backbone_and_its_place(dataset):
     typed = composed("extract", f"dataset={dataset}", "timestep=7", "block=3", "backbone=pixels")
     assert (typed.timestep, typed.block) == (7, 3)
     assert typed.hydra.runtime.choices.backbone == "pixels"
+
+
+@pytest.mark.parametrize("sae", options("sae"))
+@pytest.mark.parametrize("words", [["task=sae"], ["experiment=sae_toy"]])
+def test_every_sae_composes_with_its_task_and_in_experiments(words, sae):
+    for typed in ([*words, f"sae={sae}"], [f"sae={sae}", *words]):
+        cfg = composed("train", *typed, "sae.scale=[3,5]")
+        check_keys(cfg, f"{typed}")
+        assert cfg.model.sae == cfg.sae
+        assert cfg.sae.scale == [3, 5]
+        assert cfg.hydra.runtime.choices.sae == sae
+
+
+@pytest.mark.parametrize("sae", options("sae"))
+def test_a_sae_says_all_that_it_takes_with_its_defaults(sae):
+    node = OmegaConf.load(CONF / "sae" / f"{sae}.yaml")
+    plain = inspect.Parameter.KEYWORD_ONLY
+    defaults = {k: p.default for k, p in arguments(node._target_).items() if p.kind is plain}
+    assert set(node) - HYDRA_KEYS == set(defaults)
+    for key in set(defaults) - {"seed"}:
+        said = list(node[key]) if OmegaConf.is_list(node[key]) else node[key]
+        assert said == (list(defaults[key]) if isinstance(said, list) else defaults[key]), key
+
+
+@pytest.mark.parametrize("sweep", sorted(Path(folder("sweeps"), "sweep").glob("sae_*.yaml")))
+def test_every_sweep_of_dictionaries_composes(sweep):
+    cfg = composed("train", f"+sweep={sweep.stem}")
+    check_keys(cfg, sweep.stem)
+    assert f"python train.py -m +sweep={sweep.stem}" in sweep.read_text()
+    assert cfg.hydra.runtime.choices.task == "sae"
+    assert set(cfg.hydra.sweeper.params) & {"timestep", "block", "sae.k"}

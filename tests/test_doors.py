@@ -32,6 +32,10 @@ FEW = [
     "trainer.accelerator=cpu",
 ]
 TRAIN = [*SMALL, *FEW, "task=diffusion", "model.warmup_steps=0"]
+SAE = [  # 1,792 tokens to learn from: 7 batches an epoch
+    *("task=sae", "block=1", "sae.k=4", "data.batch_size=256", "data.val_pictures=1"),
+    *("model.warmup_steps=3", "model.decay=none"),
+]
 
 
 def start(door: str, *words: str, cwd: Path) -> subprocess.Popen:
@@ -141,6 +145,66 @@ def test_samples(tmp_path):
     run("extract", *SMALL, *words, "backbone.checkpoint=null", "trainer=cpu", cwd=tmp_path)
     assert list(tmp_path.rglob("*.npz"))
     assert list(tmp_path.rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder with the features of eight faces."""
+    folder = tmp_path_factory.mktemp("stored")
+    words = [*SMALL, *FEW[:3], "backbone.checkpoint=null", "block=1"]
+    run("extract", *words, "trainer=cpu", cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dictionaries(stored):
+    """Two dictionaries side by side, in the middle of their second epoch."""
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", *FEW[-2:]]
+    words += ["sae.scale=[2,4]", "trainer.max_steps=10", "optimized_metric=val/scale4/fvu"]
+    run("train", *words, "hydra.run.dir=both", cwd=stored)
+    return stored / "both"
+
+
+def test_dictionaries_leave_what_they_say(dictionaries):
+    for name in ("last.ckpt", "checkpoints/scale2/last.ckpt", "checkpoints/scale4/last.ckpt"):
+        torch.load(dictionaries / name, weights_only=True)
+    for name in ("density.npz", "dictionary/scale2/card.json", "dictionary/scale4/cfg.json"):
+        assert (dictionaries / name).is_file()
+    for name in ("scale2", "scale4"):
+        assert len(logged(dictionaries, f"train/{name}/loss")) == 10
+        assert len(logged(dictionaries, f"val/{name}/fvu")) == 1
+        assert len(logged(dictionaries, f"test/{name}/fvu")) == 1
+    assert len(logged(dictionaries, "train/gamma")) == 1
+
+
+def test_one_of_them_is_evaluated_alone(dictionaries, stored):
+    own = dictionaries / "checkpoints/scale4/last.ckpt"
+    words = [f"ckpt_path={own}", "logger=csv", "hydra.run.dir=e", "trainer=cpu"]
+    said = run("evaluate", *words, "optimized_metric=test/fvu", cwd=stored)
+    for figure in ("fvu", "cosine", "l0", "dead", "coherence"):
+        ours = logged(stored / "e", f"test/{figure}")
+        assert ours == logged(dictionaries, f"test/scale4/{figure}")
+        assert f"test/{figure}" in said
+
+
+def test_one_of_them_goes_on_alone(dictionaries, stored):
+    """The last three batches again, alone: as they were beside the other."""
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", *FEW[-2:]]
+    words += ["sae.scale=[2,4]", "callbacks.checkpoint.every_n_train_steps=7"]
+    run("train", *words, "trainer.max_steps=7", "hydra.run.dir=seven", cwd=stored)
+    words[-2:] = ["sae.scale=2", "ckpt_path=seven/checkpoints/scale2/last.ckpt"]
+    run("train", *words, "trainer.max_steps=10", "hydra.run.dir=rest", cwd=stored)
+    assert logged(stored / "rest", "train/loss") == logged(dictionaries, "train/scale2/loss")[7:]
+
+
+def test_live_tokens_and_every_sae_in_a_sweep(tmp_path):
+    """No store, a table of dictionaries, and the figure that a sweeper is given."""
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", "data.source=live", *FEW[-2:]]
+    words[words.index("sae.k=4")] = "sae.scale=4"
+    sweep = ["sae=relu,jumprelu", "trainer.max_steps=8", "optimized_metric=val/fvu"]
+    run("train", "-m", *words, *sweep, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    for number in "01":
+        assert len(logged(tmp_path / "sweep" / number, "val/fvu")) == 1
 
 
 @pytest.mark.faults

@@ -10,7 +10,10 @@ from diffdict.errors import UserError
 
 
 def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
-    """The path of a run's checkpoint whose state fits the module; otherwise the reason why not."""
+    """The path of a run's checkpoint whose state fits the module; otherwise the reason why not.
+
+    A module that has more to say than shapes do says it in `check_checkpoint(path, content)`.
+    """
     path = Path(checkpoint)
     if not path.is_file():
         raise UserError(
@@ -23,6 +26,8 @@ def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
             f"ckpt_path={path} holds weights, not a run that could go on: "
             f"to start from them say backbone.checkpoint={path}"
         )
+    if hasattr(module, "check_checkpoint"):
+        module.check_checkpoint(path, content)
     ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in state.items()}
     for key in [*ours, *theirs]:

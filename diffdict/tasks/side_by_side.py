@@ -1,0 +1,105 @@
+"""Several dictionaries from one set of settings; each one's checkpoint out of the shared one."""
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from diffdict.errors import UserError
+from diffdict.sae.base import Sae
+
+LISTED = ("scale", "latents", "k", "sparsity")  # settings that may be lists: one dictionary a value
+ALONE = "sae"  # the name of a single dictionary
+
+
+def apart(sae: partial) -> dict[str, "partial[Sae]"]:
+    """One set of settings for each combination of the listed values, by name: scale10_k32."""
+    lists = {key: value for key in LISTED if isinstance(value := sae.keywords.get(key), list)}
+    for key in LISTED:
+        _check(key, lists.get(key, [sae.keywords.get(key)]))
+    if "scale" in lists and sae.keywords.get("latents") is not None:
+        raise UserError(
+            f"sae.latents={sae.keywords['latents']} counts instead of sae.scale={lists['scale']}: "
+            f"give one of them"
+        )
+    every = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+    return {ALONE if len(every) == 1 else _name(values): partial(sae, **values) for values in every}
+
+
+def _check(key: str, values: list) -> None:
+    fits = all(type(value) in (int, float) or values == [None] for value in values)
+    if not values or not fits or len(set(values)) < len(values):
+        raise UserError(f"sae.{key} is a number or a list of different numbers, got {values}")
+
+
+def _name(values: Mapping[str, float | int]) -> str:
+    """scale2p5_k32: neither a module nor a log may have a point in its name."""
+    words = [f"{key}{value:.12g}" for key, value in values.items()]
+    return "_".join(words).replace(".", "p")
+
+
+def chosen(sae: partial, plan: partial) -> dict[str, float | int]:
+    """What this one has of the listed values."""
+    return {key: plan.keywords[key] for key in LISTED if isinstance(sae.keywords.get(key), list)}
+
+
+def settings(sae: partial) -> dict:
+    """What a checkpoint keeps of a dictionary's settings, in plain values."""
+    return {"_target_": f"{sae.func.__module__}.{sae.func.__qualname__}", **sae.keywords}
+
+
+def check_same(path: str | Path, theirs: Mapping, ours: Mapping) -> None:
+    """Nothing, or a sentence that names the setting in which a run and its checkpoint differ."""
+    for key in {**ours, **theirs}:
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"ckpt_path={path} was learned with sae.{key}={theirs.get(key)}, here it is "
+                f"{ours.get(key)}: resume with sae.{key}={theirs.get(key)}{_one_of(theirs, key)}, "
+                f"or start anew without ckpt_path="
+            )
+
+
+def _one_of(theirs: Mapping, key: str) -> str:
+    """Where one of several dictionaries goes on alone."""
+    several = isinstance(theirs.get(key), list)
+    return " (one of them goes on from its own checkpoints/NAME/last.ckpt)" if several else ""
+
+
+def part(checkpoint: Mapping, name: str, group: int, values: Mapping) -> dict:
+    """What dictionary `name` would have saved had it learned alone, with these listed values."""
+    places = {f"{place}.{name}.": f"{place}.{ALONE}." for place in ("saes", "ema")}
+    state = {
+        key.replace(old, new, 1): value
+        for key, value in checkpoint["state_dict"].items()
+        for old, new in places.items()
+        if key.startswith(old)
+    }
+    own = {
+        "state_dict": state,
+        "dictionaries": {
+            **checkpoint["dictionaries"],
+            "sae": {**checkpoint["dictionaries"]["sae"], **values},
+        },
+    }
+    if "optimizer_states" in checkpoint:
+        own["optimizer_states"] = [_own_group(checkpoint["optimizer_states"][0], group)]
+        own["lr_schedulers"] = [
+            {key: [value[group]] if isinstance(value, list) else value for key, value in s.items()}
+            for s in checkpoint["lr_schedulers"]
+        ]
+        own["callbacks"] = {  # a checkpoint callback's state names the files of all together
+            key: value
+            for key, value in checkpoint["callbacks"].items()
+            if not key.startswith("ModelCheckpoint")
+        }
+    if "sae" in (config := checkpoint.get("config", {})):
+        own["config"] = {**config, "sae": {**config["sae"], **values}}
+    return {**checkpoint, **own}
+
+
+def _own_group(optimizer: Mapping, group: int) -> dict:
+    """One parameter group with its state, its parameters counted from 0."""
+    mine = optimizer["param_groups"][group]
+    number = {old: new for new, old in enumerate(mine["params"])}
+    state = {number[old]: value for old, value in optimizer["state"].items() if old in number}
+    return {"state": state, "param_groups": [{**mine, "params": list(number.values())}]}
