@@ -20,7 +20,7 @@ class Seen(pl.Callback):
     """The loss of every batch, and every figure as it is logged."""
 
     def __init__(self):
-        self.losses, self.logged = [], []
+        self.losses, self.logged, self.figures = [], [], {}
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(outputs["loss"].item())
@@ -119,6 +119,7 @@ def fit(tokens):
             **{**machine, **quiet, **options},
         )
         trainer.fit(task, data or tokens(), ckpt_path=resume, weights_only=True)
+        seen.figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
         return seen
 
     return train
