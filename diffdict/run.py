@@ -155,10 +155,11 @@ class KeepConfig(pl.Callback):
 
 
 class StopBetweenBatches(pl.Callback):
-    """Ctrl-C ends the run before its next batch; pressed again, at once.
+    """Ctrl-C ends the run with the batch that it is at; pressed again, at once.
 
     An interrupt in the middle of a batch may be swallowed by a destructor, or leave a loader's
-    workers half-made, and the run then waits for ever.
+    workers half-made, and the run then waits for ever. Once the next batch is fetched, a training
+    that goes on would pass over it.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -177,14 +178,22 @@ class StopBetweenBatches(pl.Callback):
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_train_batch_start(self, *_: object) -> None:
-        """Where it stops."""
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        """Where a training stops; Lightning would log this batch only afterwards."""
+        if not self.asked:
+            return
+        every = trainer.log_every_n_steps
+        for logger in trainer.loggers if every and trainer.global_step % every == 0 else ():
+            logger.log_metrics(trainer.logged_metrics, step=trainer.global_step - 1)
+        raise KeyboardInterrupt
+
+    def on_validation_batch_start(self, *_: object) -> None:
+        """Where all else stops."""
         if self.asked:
             raise KeyboardInterrupt
 
-    on_validation_batch_start = on_train_batch_start
-    on_test_batch_start = on_train_batch_start
-    on_predict_batch_start = on_train_batch_start
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
 
 
 def trained(cfg: DictConfig) -> DictConfig:
