@@ -1,0 +1,118 @@
+// The first view: what the dictionary is, and each class with the latent that was chosen for it.
+
+const SCORES = [
+  ["iou_test", "IoU", "Intersection over union on the test pictures"],
+  ["iou_train", "on train", "The same on the training pictures, on which the latent was chosen"],
+  ["iwm", "IwM", "Share of the class that the latent covers, on test"],
+  ["precision", "precision", "Share of the latent's area that is the class, on test"],
+  ["random", "random", "IoU on test of the best of as many random directions"],
+  ["channel", "channel", "IoU on test of the best raw channel of the features"],
+];
+
+function drawClasses() {
+  // Facts, notes and the table.
+  document.getElementById("title").textContent = page.title;
+  const facts = page.facts.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
+  );
+  document.getElementById("facts").append(...facts);
+  document.getElementById("notes").textContent = notes().join(" ");
+  if (!page.classes.length) return;
+  const head = element(
+    "tr",
+    {},
+    ...["class", "latent"].map((text) => element("th", { scope: "col" }, text)),
+  );
+  head.append(
+    ...SCORES.map(([key, label, told]) =>
+      element("th", { scope: "col", title: told, className: `figure ${key}` }, label),
+    ),
+  );
+  const rows = page.classes.map(classRow);
+  const mean = element(
+    "tr",
+    { className: "mean" },
+    element("th", { scope: "row" }, "mean"),
+    element("td"),
+  );
+  mean.append(...SCORES.map(([key, label]) => scoreCell(key, label, page.mean)));
+  const table = element(
+    "table",
+    {},
+    element("thead", {}, head),
+    element("tbody", {}, ...rows, mean),
+  );
+  document.getElementById("class-table").append(table);
+}
+
+function notes() {
+  // What the figures leave out, in sentences.
+  const said = [];
+  const absent = page.classes.filter((each) => each.absent).length;
+  if (!("DecompressionStream" in window))
+    said.push("This browser is too old to unpack the pictures: one of 2023 or later can.");
+  if (!page.classes.length)
+    said.push("The pictures have no masks, so latents were compared with no class.");
+  if (absent)
+    said.push(
+      `${absent} of ${page.classes.length} classes are absent from the test pictures ` +
+        "and left out of the mean.",
+    );
+  if (page.top < page.topWanted)
+    said.push(
+      `To keep the page small each latent shows ${page.top} of ${page.topWanted} top pictures.`,
+    );
+  if (page.bare)
+    said.push(
+      `To keep the page small ${page.bare.toLocaleString("en")} latents ` +
+        "that match no class well show no pictures.",
+    );
+  return said;
+}
+
+function classRow(each) {
+  // A class's figures; the whole row leads to its latent.
+  const name = element("th", { scope: "row" }, swatch(each.colour), element("span", {}, each.name));
+  if (each.absent) name.append(element("small", {}, "absent from test"));
+  const row = element("tr", { className: each.absent ? "absent" : "" }, name, latentCell(each));
+  row.append(...SCORES.map(([key, label]) => scoreCell(key, label, each)));
+  if (each.latent !== null) {
+    row.addEventListener("click", (event) => {
+      if (!event.target.closest("a")) location.hash = `#latent-${each.latent}`;
+    });
+  }
+  return row;
+}
+
+function latentCell(each) {
+  // The link to the latent, with its name where it has one.
+  if (each.latent === null) return element("td", {}, "–");
+  const link = element("a", { href: `#latent-${each.latent}` }, String(each.latent));
+  const name = element("b", { className: "given", "data-number": each.latent });
+  return element("td", { "data-label": "latent" }, link, name);
+}
+
+function scoreCell(key, label, figures) {
+  // One figure; the first has a bar, with a mark where random directions come to.
+  const cell = element(
+    "td",
+    { className: `figure ${key}`, "data-label": label },
+    decimal(figures[key]),
+  );
+  if (key === "iou_test" && figures.iou_test !== null) {
+    const bar = element("span", { className: "bar", "aria-hidden": "true" });
+    bar.style.setProperty("--share", figures.iou_test);
+    if (figures.random !== null) bar.style.setProperty("--mark", figures.random);
+    cell.prepend(bar);
+  }
+  return cell;
+}
+
+function showNames() {
+  // Names wherever they appear, after one has changed.
+  for (const place of document.querySelectorAll("b.given")) {
+    place.textContent = names.get(Number(place.dataset.number)) ?? "";
+  }
+  document.getElementById("named").textContent = names.size ? `${names.size} named` : "";
+  drawRows();
+}
