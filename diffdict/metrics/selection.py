@@ -17,6 +17,7 @@ from diffdict.metrics.concepts import Counts, Figures, fit
 from diffdict.metrics.matching import match_rows
 
 NONE = -1  # in place of a latent or a class
+APART = 0x6E756C6C  # from a dictionary's start of the same seed, which is random directions too
 
 
 class Choice(NamedTuple):
@@ -151,7 +152,8 @@ def random_directions(
     Its codes need the dictionary's own rule: among as many, the same k ranked; or floors with the
     dictionary's densities (`Histogram.thinned`).
     """
-    rows = torch.randn(number, d_in, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed ^ APART)
+    rows = torch.randn(number, d_in, generator=generator)
     return F.normalize(rows, dim=1).to(device)
 
 

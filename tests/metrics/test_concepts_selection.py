@@ -20,6 +20,7 @@ from diffdict.metrics.selection import (
     random_directions,
     report,
 )
+from diffdict.sae.relu import Relu
 
 NAMES = ("skin", "hair", "eye")
 
@@ -168,6 +169,8 @@ def test_random_directions_have_length_one_and_a_seed():
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(50))
     assert torch.equal(rows, random_directions(50, 8, seed=3))
     assert not torch.equal(rows, random_directions(50, 8, seed=4))
+    start = Relu(8, latents=50, seed=3).dictionary  # must not be its own null
+    assert (rows @ start.T).abs().max() < 0.999
 
 
 def test_exchanged_masks_take_the_alignment_away():
