@@ -84,13 +84,16 @@ def _make(node: DictConfig, facts: dict | None = None) -> object:
 
 
 def arguments(target: str) -> dict[str, inspect.Parameter]:
-    """What a constructor takes, and what those take to which it hands the rest."""
+    """What a constructor takes; of our own classes also what they hand up as **rest."""
     made, taken = get_object(target), {}
-    for kind in inspect.getmro(made) if inspect.isclass(made) else [made]:
-        own = inspect.signature(kind).parameters
-        taken = {**own, **taken}
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+    own = inspect.isclass(made) and made.__module__.startswith("diffdict.")
+    for kind in inspect.getmro(made) if own else [made]:
+        parameters = inspect.signature(kind).parameters
+        rest = [key for key, one in parameters.items() if one.kind is one.VAR_KEYWORD]
+        taken = {**parameters, **taken}
+        if not (own and rest):
             break
+        del taken[rest[0]]
     return taken
 
 

@@ -128,6 +128,8 @@ def test_a_dataset_brings_its_backbone_and_its_place(dataset):
 @pytest.mark.parametrize("sae", options("sae"))
 @pytest.mark.parametrize("words", [["task=sae"], ["experiment=sae_toy"]])
 def test_every_sae_composes_with_its_task_and_in_experiments(words, sae):
+    ranked = "k" in OmegaConf.load(CONF / "sae" / f"{sae}.yaml")
+    words = words if ranked or "task=sae" in words else [*words, "~sae.k"]
     for typed in ([*words, f"sae={sae}"], [f"sae={sae}", *words]):
         cfg = composed("train", *typed, "sae.scale=[3,5]")
         check_keys(cfg, f"{typed}")

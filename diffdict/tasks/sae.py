@@ -77,9 +77,8 @@ class Dictionaries(pl.LightningModule):
         self._kept_at, self._judged_at = (-1, 0), 0
         self._parts: dict[str, float] = {}  # of losses, as far as they were met: 0 where they rest
         self._restart_clock()
-        for one in made.values():
-            if compile and hasattr(one, "compile_dense"):
-                one.compile_dense()
+        dense = [one for one in made.values() if hasattr(one, "compile_dense")]
+        self._to_compile = dense if compile else []
 
     # ------------------------------------------------------------------ a step
 
@@ -88,6 +87,8 @@ class Dictionaries(pl.LightningModule):
         if not self.tokens:
             self._begin(batch)
         pressure = self.rates.pressure(self.global_step)
+        while self._to_compile and pressure == 1:  # a number that moves would be compiled anew
+            self._to_compile.pop().compile_dense()
         outputs = {name: sae(batch, pressure) for name, sae in self.saes.items()}
         self._count(batch, outputs)
         if self._logs_now:

@@ -211,6 +211,15 @@ def test_rates_rise_and_fall():
     assert constant.learning(10**9) == 1
 
 
+def test_the_dense_path_is_compiled_once_the_pressure_stands(tmp_path, task, fit, monkeypatch):
+    """Each value of a pressure that moves would be compiled anew, up to torch's limit."""
+    one, compiled = task(Relu, {"scale": [2, 3]}, compile=True, pressure_warmup_steps=3), []
+    monkeypatch.setattr(Relu, "compile_dense", lambda sae: compiled.append(one.global_step))
+    fit(tmp_path, 5, one)
+    assert compiled == [2, 2]
+    fit(tmp_path / "topk", 1, task(compile=True))
+
+
 def test_bfloat16_stays_near_float32(tmp_path, task, fit):
     exact = fit(tmp_path / "a", 5, task())
     one = task()
