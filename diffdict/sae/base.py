@@ -236,9 +236,7 @@ def _latents(d_in: int, scale: float | int, latents: int | None) -> int:
     count = round(scale * d_in) if latents is None else latents
     if count < 1:
         said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"{latents}"
-        raise UserError(
-            f"A dictionary has at least 1 latent, got {count} ({said}): raise sae.scale"
-        )
+        raise UserError(f"A dictionary has at least 1 latent, got {said}: raise sae.scale")
     return count
 
 
