@@ -31,6 +31,7 @@ class Learned(NamedTuple):
     codes: Codes | Float[Tensor, "tokens latents"]
     penalties: dict[str, tuple[float, Tensor]]  # weight and value of what is not the squared error
     mse: Tensor | None = None  # where it is not that of the reconstruction
+    active: Int64[Tensor, " latents"] | None = None  # where the variant has counted them
 
 
 class Sae(nn.Module):
@@ -159,8 +160,7 @@ class Sae(nn.Module):
             codes = codes._replace(values=codes.values.detach())
             active = torch.bincount(codes.latents[codes.values > 0], minlength=self.latents)
         else:
-            codes = codes.detach()
-            active = (codes > 0).sum(0)
+            codes, active = codes.detach(), learned.active
         return Output(
             loss,
             {name: value.detach() for name, value in parts.items()},

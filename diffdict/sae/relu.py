@@ -76,7 +76,7 @@ class Elementwise(Sae):
             active = (learned.codes.values > 0).sum()
         else:
             learned = self._by_matrix(x, pressure)
-            active = (learned.codes > 0).sum()
+            active = learned.active.sum()
         if self.training:
             self.density.copy_(active / (len(x) * self.latents))
         return learned
@@ -90,7 +90,8 @@ class Elementwise(Sae):
         codes = self.code(pre, lambda parameter: parameter)
         terms = self._terms(pre, codes, x, pressure, lambda parameter: parameter, torch.matmul)
         sums = _product(codes, self.dictionary)
-        return Learned(sums + self.b_dec, codes, terms)
+        active = (codes > 0).sum(0)
+        return Learned(sums + self.b_dec, codes, terms, active=active)
 
     def _by_entries(self, x: Tensor, pressure: float) -> Learned:
         entries, pre = encode_chosen(x, self.b_dec, self.W_enc, self.b_enc, self._choose)

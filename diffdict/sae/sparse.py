@@ -149,6 +149,7 @@ class _Encode(torch.autograd.Function):
 
 
 Choice = Callable[[Tensor], tuple[Tensor, Tensor]]  # pre-activations -> starts, chosen latents
+PIECE = 2**22  # pre-activations at once, where tokens are chosen one by one: they stay in cache
 
 
 def encode_chosen(
@@ -157,17 +158,28 @@ def encode_chosen(
     weight: Float[Tensor, "latents d_in"],
     bias: Float[Tensor, " latents"],
     choose: Choice,
+    together: bool = False,
 ) -> tuple[Entries, Float[Tensor, "entries"]]:
     """Pre-activations at the entries that `choose` takes out of all; gradients to those alone.
 
-    Under autocast the matrix product runs in its dtype; all else stays as it is.
+    `together`: the choice needs all tokens at once. Under autocast the matrix product runs in its
+    dtype; all else stays as it is.
     """
+    kind, latents = x.device.type, len(weight)
+    size = len(x) if together or kind != "cpu" else max(1, PIECE // latents)
     with torch.no_grad():
-        pre = pre_activations(x, centre, weight, bias)
-        starts, chosen = choose(pre)
-        entries = Entries(starts, chosen, len(weight))
-        flat = entries.bags * len(weight) + chosen
-        values = pre.flatten().index_select(0, flat).to(weight.dtype)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        tokens, rows = (x - centre).to(dtype), weight.to(dtype).T
+        parts = []
+        for some in tokens.split(max(1, size)):
+            pre = torch.addmm(bias.to(dtype), some, rows)
+            starts, chosen = choose(pre)
+            counts = starts.diff()
+            bags = torch.arange(len(some), device=x.device).repeat_interleave(counts)
+            values = pre.flatten().index_select(0, bags * latents + chosen).to(weight.dtype)
+            parts.append((counts, chosen, values))
+        counts, chosen, values = (torch.cat(each) for each in zip(*parts, strict=True))
+        entries = Entries(F.pad(counts.cumsum(0), (1, 0)), chosen, latents)
     return entries, _Encode.apply(x, centre, weight, bias, values, entries)
 
 
@@ -181,6 +193,40 @@ def pre_activations(
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return torch.addmm(bias.to(dtype), (x - centre).to(dtype), weight.to(dtype).T)
+
+
+class _Nested(torch.autograd.Function):
+    """Errors of running sums of groups; their gradient is a running sum from the other end."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, sums: Tensor, bias: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        error = sums.clone()
+        error[:, 0].add_(bias).sub_(x)
+        for group in range(1, error.shape[1]):
+            error[:, group] += error[:, group - 1]
+        loss = error.square().mean()
+        last = error[:, -1] + x
+        for group in range(error.shape[1] - 2, -1, -1):
+            error[:, group] += error[:, group + 1]
+        ctx.save_for_backward(error)
+        ctx.mark_non_differentiable(last)
+        return loss, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        (error,) = ctx.saved_tensors
+        to_sums = error * (2 * grad / error.numel())
+        return to_sums, to_sums[:, 0].sum(0), None
+
+
+def nested_error(
+    sums: Float[Tensor, "tokens groups d_in"],
+    bias: Float[Tensor, " d_in"],
+    x: Float[Tensor, "tokens d_in"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens d_in"]]:
+    """Mean squared error of all prefixes of groups against x, and the last one's reconstruction."""
+    return _Nested.apply(sums, bias, x)
 
 
 def decode_entries(

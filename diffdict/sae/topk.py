@@ -10,7 +10,7 @@ from torch import Tensor
 from diffdict.errors import UserError
 from diffdict.sae.base import Learned, Sae
 from diffdict.sae.choose import above, largest_of_batch, largest_of_tokens, starts_of
-from diffdict.sae.sparse import Codes, decode_entries, encode_chosen
+from diffdict.sae.sparse import Codes, decode_entries, encode_chosen, nested_error
 
 CROWDED = 25  # up to so many dead latents a chosen one, the auxiliary product is faster dense
 THRESHOLD_DECAY = 0.99  # of the running mean of the least active value
@@ -20,6 +20,7 @@ class TopK(Sae):
     """The k largest pre-activations of every token (Gao et al. 2024)."""
 
     architecture = "topk"
+    together = False  # whether the choice needs the whole batch
 
     def __init__(
         self,
@@ -53,7 +54,9 @@ class TopK(Sae):
 
     def learn(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> Learned:
         """Encoder, choice, a sum of k rows."""
-        entries, values = encode_chosen(x, self.b_dec, self.W_enc, self.b_enc, self.choose)
+        entries, values = encode_chosen(
+            x, self.b_dec, self.W_enc, self.b_enc, self.choose, self.together
+        )
         values = values.relu()
         reconstruction = decode_entries(values, self.dictionary, entries) + self.b_dec
         codes = Codes(entries.starts, entries.chosen, values)
@@ -96,6 +99,7 @@ class BatchTopK(TopK):
     """The batch's tokens share their actives: k on average (Bussmann et al. 2024)."""
 
     architecture = "batch_topk"
+    together = True
 
     def __init__(
         self,
@@ -164,12 +168,12 @@ class Matryoshka(BatchTopK):
 
     def learn(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> Learned:
         """Each group's sum on its own, then the running sums of them: one pass over the entries."""
-        entries, values = encode_chosen(x, self.b_dec, self.W_enc, self.b_enc, self.choose)
+        entries, values = encode_chosen(
+            x, self.b_dec, self.W_enc, self.b_enc, self.choose, self.together
+        )
         values = values.relu()
         grouped, order = entries.regrouped(self.group, self.groups)
         sums = decode_entries(values[order], self.dictionary, grouped)
-        nested = sums.view(len(x), self.groups, -1).cumsum(1) + self.b_dec
-        mse = (nested - x[:, None]).square().mean()
-        reconstruction = nested[:, -1]
+        mse, reconstruction = nested_error(sums.view(len(x), self.groups, -1), self.b_dec, x)
         codes = Codes(entries.starts, entries.chosen, values)
         return Learned(reconstruction, codes, self.auxiliary(x, reconstruction), mse)

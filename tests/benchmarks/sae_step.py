@@ -28,18 +28,25 @@ LR = 1e-6  # so small that densities stay where they are put
 class Plain(nn.Module):
     """The same mathematics as one would write it first."""
 
-    def __init__(self, d_in: int, latents: int, k: int | None) -> None:
+    def __init__(self, d_in: int, latents: int, k: int | str) -> None:
         super().__init__()
         self.k = k
+        if k == "gated":
+            self.r_mag, self.b_mag = (nn.Parameter(torch.zeros(latents)) for _ in range(2))
         self.encoder, self.decoder = nn.Linear(d_in, latents), nn.Linear(latents, d_in)
         self.decoder.weight.data = F.normalize(torch.randn(d_in, latents), dim=0)
         self.encoder.weight.data = self.decoder.weight.data.T.clone()
 
     def forward(self, x: Tensor) -> Tensor:
         pre = self.encoder(x - self.decoder.bias)
-        if self.k is None:
+        if self.k == "relu":
             codes = pre.relu()
             penalty = 1e-3 * codes.sum() / x.numel()
+        elif self.k == "gated":
+            size = self.r_mag.exp() * (pre - self.encoder.bias) + self.b_mag
+            codes, gate = size.relu() * (pre > 0), pre.relu()
+            frozen = F.linear(gate, self.decoder.weight.detach(), self.decoder.bias.detach())
+            penalty = 1e-3 * gate.sum() / x.numel() + (frozen - x).square().mean()
         else:
             values, chosen = pre.topk(self.k, dim=-1)
             codes = torch.zeros_like(pre).scatter(-1, chosen, values.relu())
@@ -47,7 +54,7 @@ class Plain(nn.Module):
         return (self.decoder(codes) - x).square().mean() + penalty
 
 
-def plain_step(d_in: int, latents: int, k: int | None) -> Callable[[Tensor], None]:
+def plain_step(d_in: int, latents: int, k: int | str) -> Callable[[Tensor], None]:
     """Forward, backward, Adam as it comes."""
     net = Plain(d_in, latents, k)
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
@@ -137,7 +144,7 @@ def main() -> None:
     mix = torch.randn(64, args.d) / 8  # tokens of low rank and some noise
     batches = [torch.randn(args.batch, 64) @ mix + 0.3 * torch.randn(args.batch, args.d)]
     batches = [(x / x.std()).to(device) for x in batches for _ in range(3)]
-    size = {"latents": args.latents}
+    first, size = batches[0], {"latents": args.latents}
 
     def compiled(sae: Relu) -> Relu:
         sae.compile_dense()
@@ -151,19 +158,31 @@ def main() -> None:
         ("batch_topk bf16", K, True, 1, lambda: BatchTopK(args.d, k=K, **size)),
         ("matryoshka fp32", K, False, 1, lambda: Matryoshka(args.d, k=K, **size)),
         ("matryoshka bf16", K, True, 1, lambda: Matryoshka(args.d, k=K, **size)),
-        ("relu dense bf16 compiled", None, True, 5, lambda: compiled(Relu(args.d, **size))),
-        ("relu by entries fp32", None, False, 1, lambda: sparse(Relu(args.d, **size), batches[0])),
-        ("relu by entries bf16", None, True, 1, lambda: sparse(Relu(args.d, **size), batches[0])),
-        ("gated by entries bf16", None, True, 1, lambda: sparse(Gated(args.d, **size), batches[0])),
+        ("relu dense bf16 compiled", "relu", True, 5, lambda: compiled(Relu(args.d, **size))),
         (
-            "jumprelu by entries bf16",
-            None,
+            "relu by entries fp32",
+            "relu",
+            False,
+            1,
+            lambda: sparse(Relu(args.d, **size), first),
+        ),
+        ("relu by entries bf16", "relu", True, 1, lambda: sparse(Relu(args.d, **size), first)),
+        (
+            "gated by entries bf16",
+            "gated",
             True,
             1,
-            lambda: sparse(JumpRelu(args.d, **size), batches[0]),
+            lambda: sparse(Gated(args.d, **size), first),
+        ),
+        (
+            "jumprelu by entries bf16",
+            "relu",
+            True,
+            1,
+            lambda: sparse(JumpRelu(args.d, **size), first),
         ),
     ]
-    plain: dict[int | None, float] = {}
+    plain: dict[int | str, float] = {}
     print(f"{'step':26s} {'tokens/s':>9s} {'ratio':>6s} {'of bound':>9s}")
     for name, k, half, products, make in cases:
         if args.only not in name:
@@ -171,7 +190,7 @@ def main() -> None:
         if k not in plain:
             step = plain_step(args.d, args.latents, k)
             plain[k] = seconds(step, batches, args.rounds)
-            label = "plain relu" if k is None else "plain topk"
+            label = f"plain {k}" if isinstance(k, str) else "plain topk"
             print(f"{label:26s} {args.batch / plain[k]:9.0f} {1:6.2f}", flush=True)
             del step
         gc.collect()
