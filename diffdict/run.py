@@ -107,9 +107,13 @@ def _without_workers(data: DictConfig) -> DictConfig:
 
 
 def _check_types(node: DictConfig) -> None:
-    """Numbers, words and switches against what the constructors' signatures say."""
+    """Keys, numbers, words and switches against what the constructors' signatures say."""
     takes = arguments(node["_target_"])
     for key, value in node.items():
+        if key not in takes and key[0] != "_" and node["_target_"].startswith("diffdict."):
+            place, kind = node._get_full_key(key), node["_target_"].rpartition(".")[2]
+            known = ", ".join(name for name, one in takes.items() if one.default is not one.empty)
+            raise UserError(f"{place} is unknown, leave it out with ~{place}: {kind} takes {known}")
         if OmegaConf.is_dict(value) and "_target_" in value:
             _check_types(value)
         if key not in takes or OmegaConf.is_config(value):
