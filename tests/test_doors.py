@@ -197,6 +197,33 @@ def test_one_of_them_goes_on_alone(dictionaries, stored):
     assert logged(stored / "rest", "train/loss") == logged(dictionaries, "train/scale2/loss")[7:]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sae.k=500", "sae.k must lie in 1..64, the number of latents, got 500"),
+        ("sae.k=2.5", "sae.k must be int, got 2.5"),
+        ("sae.scale=0.001", "at least 1 latent, got sae.scale=0.001 of 32 dimensions"),
+        ("+sae.nonsense=1", "sae.nonsense is unknown"),
+        ("timestep=60", "Make them: python extract.py dataset=toy_faces timestep=60 block=1"),
+        ("data.batch_size=2000", "1792 training tokens fill no batch of 2000"),
+        ("ckpt_path=both/last.ckpt", "learned with sae.scale=[2, 4], here it is 2"),
+        ("trainer.gradient_clip_val=1.0", "say model.clip=1, not trainer.gradient_clip_val"),
+    ],
+)
+def test_a_mistake_about_dictionaries_is_one_line(dictionaries, stored, words, said):
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", "sae.scale=2", *FEW[-2:], words]
+    process = start("train", *words, "callbacks.progress=null", cwd=stored)
+    err = process.communicate(timeout=300)[1].strip().splitlines()
+    assert process.returncode == 2, err
+    assert [line for line in err if line.startswith("train: ")] == err[-1:]
+    assert said in err[-1]
+
+
+def test_one_batch_of_everything(stored):
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", "debug=fdr", "sae.scale=2"]
+    assert "test/fvu" in run("train", *words, cwd=stored)
+
+
 def test_live_tokens_and_every_sae_in_a_sweep(tmp_path):
     """No store, a table of dictionaries, and the figure that a sweeper is given."""
     words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", "data.source=live", *FEW[-2:]]

@@ -30,8 +30,9 @@ class Densities(pl.Callback):
             arrays["edges"] = histogram.edges.numpy()
             arrays[name] = sae.frequency.cpu().numpy()
             arrays[f"{name}_counts"] = histogram.counts.numpy()
+            place = "val/density" if name == "sae" else f"val/{name}/density"
             for logger in trainer.loggers:
-                show(logger, f"val/{name}/density", histogram, trainer.global_step)
+                show(logger, place, histogram, trainer.global_step)
         data = io.BytesIO()
         np.savez(data, **arrays)
         files.write_atomic(Path(trainer.default_root_dir) / "density.npz", data.getvalue())

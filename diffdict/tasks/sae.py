@@ -26,6 +26,7 @@ from diffdict.tasks.divergence import first_broken, stop, stop_too_fast
 from diffdict.tasks.rates import Rates
 from diffdict.tasks.side_by_side import ALONE, apart, check_same, chosen, part, settings
 
+LOOK_EVERY = 50  # steps after which a GPU is asked for its losses; else it is never waited for
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")  # fp16 would clip and project scaled gradients
 
 
@@ -118,7 +119,7 @@ class Dictionaries(pl.LightningModule):
         self.tokens += len(batch) * world
         self._tokens_since += len(batch) * world
         self._unchecked.append((self.global_step, marks[0]))
-        if batch.device.type == "cpu" or self._logs_now:  # a GPU is not waited for at every step
+        if batch.device.type == "cpu" or len(self._unchecked) >= LOOK_EVERY:
             self._check_losses(batch)
         if self.resample_every and self.tokens // self.resample_every > self.resampled:
             self._crossing = batch, dict(outputs)
