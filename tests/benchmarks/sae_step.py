@@ -132,6 +132,48 @@ def product_seconds(d_in: int, latents: int, x: Tensor, half: bool, count: int) 
     return count * seconds(lambda _: torch.mm(left, right, out=out), [x], 5)
 
 
+def cases(d: int, latents: int, first: Tensor) -> list[tuple]:
+    """What is measured: name, baseline, half precision, matrix products, how it is made."""
+    size = {"latents": latents}
+
+    def compiled(sae: Relu) -> Relu:
+        sae.compile_dense()
+        return sae
+
+    return [  # name, baseline's k, half, products, how it is made
+        ("topk fp32", K, False, 1, lambda: TopK(d, k=K, **size)),
+        ("topk bf16", K, True, 1, lambda: TopK(d, k=K, **size)),
+        ("topk bf16 + AuxK", K, True, 1, lambda: with_dead(TopK(d, k=K, aux_k=AUX_K, **size))),
+        ("batch_topk fp32", K, False, 1, lambda: BatchTopK(d, k=K, **size)),
+        ("batch_topk bf16", K, True, 1, lambda: BatchTopK(d, k=K, **size)),
+        ("matryoshka fp32", K, False, 1, lambda: Matryoshka(d, k=K, **size)),
+        ("matryoshka bf16", K, True, 1, lambda: Matryoshka(d, k=K, **size)),
+        ("relu dense bf16 compiled", "relu", True, 5, lambda: compiled(Relu(d, **size))),
+        (
+            "relu by entries fp32",
+            "relu",
+            False,
+            1,
+            lambda: sparse(Relu(d, **size), first),
+        ),
+        ("relu by entries bf16", "relu", True, 1, lambda: sparse(Relu(d, **size), first)),
+        (
+            "gated by entries bf16",
+            "gated",
+            True,
+            1,
+            lambda: sparse(Gated(d, **size), first),
+        ),
+        (
+            "jumprelu by entries bf16",
+            "relu",
+            True,
+            1,
+            lambda: sparse(JumpRelu(d, **size), first),
+        ),
+    ]
+
+
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,47 +186,10 @@ def main() -> None:
     mix = torch.randn(64, args.d) / 8  # tokens of low rank and some noise
     batches = [torch.randn(args.batch, 64) @ mix + 0.3 * torch.randn(args.batch, args.d)]
     batches = [(x / x.std()).to(device) for x in batches for _ in range(3)]
-    first, size = batches[0], {"latents": args.latents}
 
-    def compiled(sae: Relu) -> Relu:
-        sae.compile_dense()
-        return sae
-
-    cases = [  # name, baseline's k, half, products, how it is made
-        ("topk fp32", K, False, 1, lambda: TopK(args.d, k=K, **size)),
-        ("topk bf16", K, True, 1, lambda: TopK(args.d, k=K, **size)),
-        ("topk bf16 + AuxK", K, True, 1, lambda: with_dead(TopK(args.d, k=K, aux_k=AUX_K, **size))),
-        ("batch_topk fp32", K, False, 1, lambda: BatchTopK(args.d, k=K, **size)),
-        ("batch_topk bf16", K, True, 1, lambda: BatchTopK(args.d, k=K, **size)),
-        ("matryoshka fp32", K, False, 1, lambda: Matryoshka(args.d, k=K, **size)),
-        ("matryoshka bf16", K, True, 1, lambda: Matryoshka(args.d, k=K, **size)),
-        ("relu dense bf16 compiled", "relu", True, 5, lambda: compiled(Relu(args.d, **size))),
-        (
-            "relu by entries fp32",
-            "relu",
-            False,
-            1,
-            lambda: sparse(Relu(args.d, **size), first),
-        ),
-        ("relu by entries bf16", "relu", True, 1, lambda: sparse(Relu(args.d, **size), first)),
-        (
-            "gated by entries bf16",
-            "gated",
-            True,
-            1,
-            lambda: sparse(Gated(args.d, **size), first),
-        ),
-        (
-            "jumprelu by entries bf16",
-            "relu",
-            True,
-            1,
-            lambda: sparse(JumpRelu(args.d, **size), first),
-        ),
-    ]
     plain: dict[int | str, float] = {}
     print(f"{'step':26s} {'tokens/s':>9s} {'ratio':>6s} {'of bound':>9s}")
-    for name, k, half, products, make in cases:
+    for name, k, half, products, make in cases(args.d, args.latents, batches[0]):
         if args.only not in name:
             continue
         if k not in plain:
