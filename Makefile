@@ -57,7 +57,7 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m pytest tests/test_layers.py
 
-bench: $(STAMP)
+bench: $(STAMP) $(LENS_STAMP)
 	@for script in tests/benchmarks/*.py; do head -1 $$script; $(PY) $$script || exit 1; done
 
 clean:

@@ -210,6 +210,11 @@ class Sae(nn.Module):
         """So many more tokens have been seen, and these latents were active in them."""
         self.silent.add_(tokens).masked_fill_(fired, 0)
 
+    @property
+    def starts(self) -> dict[nn.Parameter, float]:
+        """Parameters of one number a latent, and where each begins."""
+        return {self.b_enc: 0.0}
+
     @torch.no_grad()
     def revive(
         self,
@@ -224,9 +229,10 @@ class Sae(nn.Module):
         length = lengths.mean() if alive.any() else torch.ones((), device=rows.device)
         self.W_dec[which] = rows
         self.W_enc[which] = REVIVED * length * rows
-        self.b_enc[which] = 0
+        for parameter, start in self.starts.items():
+            parameter[which] = start
         self.silent[which] = 0
-        for parameter in (self.W_dec, self.W_enc, self.b_enc) if optimizer else ():
+        for parameter in (self.W_dec, self.W_enc, *self.starts) if optimizer else ():
             for name, state in optimizer.state.get(parameter, {}).items():
                 if name != "step":
                     state[which] = 0

@@ -149,6 +149,11 @@ class Gated(Elementwise):
         self.r_mag = nn.Parameter(torch.zeros(self.latents))
         self.b_mag = nn.Parameter(torch.zeros(self.latents))
 
+    @property
+    def starts(self) -> dict[nn.Parameter, float]:
+        """The magnitude's too."""
+        return {self.b_enc: 0.0, self.r_mag: 0.0, self.b_mag: 0.0}
+
     def code(self, pre: Tensor, at: At) -> Tensor:
         """The magnitude where the gate is open."""
         size = at(self.r_mag).exp() * (pre - at(self.b_enc)) + at(self.b_mag)
@@ -187,7 +192,13 @@ class JumpRelu(Elementwise):
         if not bandwidth > 0:
             raise UserError(f"sae.bandwidth must be positive, got {bandwidth}")
         self.bandwidth = bandwidth
-        self.threshold = nn.Parameter(torch.full((self.latents,), float(threshold)))
+        self.start = float(threshold)
+        self.threshold = nn.Parameter(torch.full((self.latents,), self.start))
+
+    @property
+    def starts(self) -> dict[nn.Parameter, float]:
+        """The threshold's too: one that has run away would keep a revived latent dead."""
+        return {self.b_enc: 0.0, self.threshold: self.start}
 
     @property
     def floor(self) -> Float[Tensor, " latents"]:

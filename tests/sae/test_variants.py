@@ -176,6 +176,17 @@ def test_revived_latents_point_at_the_tokens_given(x):
         assert state["exp_avg"].any()
 
 
+@pytest.mark.parametrize("name", ["gated", "jumprelu"])
+def test_a_revived_latent_is_active_again(name, x):
+    sae = MAKERS[name](mean=x.mean(0), token_scale=1 / 3, dead_after=10)
+    with torch.no_grad():
+        for parameter in sae.starts:
+            parameter[5] = 50.0 if name == "jumprelu" and parameter is sae.threshold else -50.0
+    assert not sae.encode(x)[:, 5].any()
+    sae.revive(torch.tensor([5]), sae.standard(x[:1]))
+    assert sae.encode(x)[0, 5] > 0
+
+
 def test_every_prefix_of_a_matryoshka_dictionary_reconstructs(x):
     sae = trained(MAKERS["matryoshka"](mean=x.mean(0), token_scale=1 / 3), x, steps=200)
     codes = sae.encode(x)
