@@ -1,18 +1,18 @@
 """Labelled pixels for segmenters, gathered from native-resolution maps on demand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int, Int64, Integer
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
 from diffdict.features.gather import NativeMaps
+from diffdict.features.labelled import LabelledPicture, PictureLoader, check_labelled, hold
 from diffdict.features.shuffle import ResumableLoader, permutation
 from diffdict.features.sources import Blocks, Origin, Source, Steps
 
@@ -24,14 +24,6 @@ class PixelBatch(NamedTuple):
 
     features: Float[Tensor, "*members batch channels"]
     labels: Int64[Tensor, "*members batch"]
-
-
-class LabelledPicture(NamedTuple):
-    """One whole picture: its maps, still at native resolution, and its labels as they are."""
-
-    maps: NativeMaps
-    mask: Int64[Tensor, "height width"]
-    index: int
 
 
 def ignore_small(
@@ -93,33 +85,6 @@ class PixelLoader(ResumableLoader[PixelBatch]):
         features = self.maps.gather(picture, pixel // width, pixel % width)
         labels = self.labels[place].to(features.device)
         return PixelBatch(features.view(*place.shape, -1), labels)
-
-
-class PictureLoader:
-    """Whole labelled pictures of a source, one at a time; each rank its part."""
-
-    def __init__(self, source: Source, pictures: Sequence[int]) -> None:
-        self.source, self.pictures = source, pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __iter__(self) -> Iterator[LabelledPicture]:
-        for index in self.pictures:
-            mask = self.source.mask(index).long()
-            maps = hold(self.source, [index], tuple(mask.shape))
-            yield LabelledPicture(maps, mask, index)
-
-
-def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:
-    """The maps of these pictures in memory, filled picture by picture."""
-    grids = [(stream.height, stream.width) for stream in source.streams]
-    widths = [stream.channels for stream in source.streams]
-    held = NativeMaps.empty(len(pictures), widths, grids, size, source.dtype)
-    for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
-        for room, x in zip(held.maps, source.maps([index]), strict=True):
-            room[row] = x[0]
-    return held
 
 
 class PixelDataModule(pl.LightningDataModule):
@@ -187,8 +152,7 @@ class PixelDataModule(pl.LightningDataModule):
 
     def _hold(self) -> tuple[NativeMaps, Tensor]:
         source, pictures = self._source("train"), self._pictures()[0]
-        if not source.facts["labelled"]:
-            raise UserError(f"{source.facts['dataset']} has no labels: choose a labelled dataset")
+        check_labelled(source)
         masks = torch.stack([source.mask(index).long() for index in pictures])
         maps = hold(source, pictures, tuple(masks.shape[1:]))
         labels = ignore_small(masks, source.facts["ignore_label"], self.smallest_annotation)
@@ -227,6 +191,18 @@ class PixelDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> PictureLoader:
         """The test split."""
         return self._whole("test", range(len(self._source("test"))))
+
+    def labelled(self, split: str) -> Iterable[LabelledPicture]:
+        """Every picture of a split with its labels, for reports."""
+        return PictureLoader(self._source(split), range(len(self._source(split))))
+
+    def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"] | None:
+        """The picture that the backbone looked at, in [-1, 1]; None where it is not here."""
+        return self.origin.picture(split, index)
+
+    def picture_name(self, split: str, index: int) -> str:
+        """What a person may call it."""
+        return self.origin.picture_name(split, index)
 
     def state_dict(self) -> dict:
         """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""

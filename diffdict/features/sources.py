@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -204,6 +204,7 @@ class Origin:
         self.timestep, self.block = asked[:2]
         self.noise = Noise(**(asked[2] or {}))
         self.opened: dict[str, Source] = {}
+        self._pictures: dict[str, Dataset | None] = {}
 
     def open(self, split: str, device: torch.device) -> Source:
         """The features of a split; a live backbone works on `device`."""
@@ -211,19 +212,38 @@ class Origin:
             self.opened[split] = self._live(split, device) if self.live else self._stored(split)
         return self.opened[split]
 
+    def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"] | None:
+        """The picture that the backbone looked at, in [-1, 1]; None where it is not here."""
+        pictures = self.pictures(split)
+        return None if pictures is None else pictures[index]["image"]
+
+    def picture_name(self, split: str, index: int) -> str:
+        """What its dataset calls it, or its number where the dataset is not here."""
+        pictures = self.pictures(split)
+        return f"{split}/{index:05d}" if pictures is None else pictures.picture_name(index)
+
+    def pictures(self, split: str) -> Dataset | None:
+        """The split's dataset: a store is of use without it too."""
+        if split not in self._pictures:
+            self._pictures[split] = None
+            if self.dataset is not None:
+                with suppress(UserError):  # the pictures stayed on another machine
+                    self._pictures[split] = self.dataset(split=split)
+        return self._pictures[split]
+
     def _stored(self, split: str) -> StoredSource:
         names = self.dataset_name, self.backbone_name
         asked = self.timestep, self.block, self.noise
         return StoredSource(self.root, *names, split, *asked, self._expected(split))
 
     def _expected(self, split: str) -> dict[str, str]:
-        """Hashes of the pictures and weights that lie here: a store is of use without them too."""
+        """Hashes of the pictures and weights that lie here."""
         expected = {}
         if self.checkpoint is not None and (sha256 := sha256_at_hand(self.checkpoint)):
             expected["backbone_sha256"] = sha256
-        if self.dataset is not None:
-            with suppress(UserError):  # the pictures stayed on another machine
-                expected["dataset_hash"] = self.dataset(split=split).fingerprint
+        if (pictures := self.pictures(split)) is not None:
+            with suppress(UserError):  # some of their files are gone
+                expected["dataset_hash"] = pictures.fingerprint
         return expected
 
     def _live(self, split: str, device: torch.device) -> LiveSource:

@@ -3,7 +3,7 @@
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.labelled import LabelledPicture, PictureLoader
 from diffdict.features.moments import Measured, measure
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
@@ -239,6 +240,18 @@ class TokenDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> OrderedTokens:
         """Tokens of the test split."""
         return self._whole("test", range(len(self._source("test"))))
+
+    def labelled(self, split: str) -> Iterable[LabelledPicture]:
+        """Every picture of a split with its labels, for reports."""
+        return PictureLoader(self._source(split), range(len(self._source(split))))
+
+    def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"] | None:
+        """The picture that the backbone looked at, in [-1, 1]; None where it is not here."""
+        return self.origin.picture(split, index)
+
+    def picture_name(self, split: str, index: int) -> str:
+        """What a person may call it."""
+        return self.origin.picture_name(split, index)
 
     def state_dict(self) -> dict:
         """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""

@@ -98,3 +98,29 @@ def test_a_store_is_of_use_where_pictures_and_weights_are_not(made, kind):
     block = 2 if kind is TokenDataModule else [1, 2]
     there = module(kind, made, dataset=absent, checkpoint="lsun_horse", block=block)
     assert there.facts["d_in"] > 0
+    assert there.picture("test", 1) is None
+    assert there.picture_name("test", 1) == "test/00001"
+    assert [picture.index for picture in there.labelled("test")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+@pytest.mark.parametrize("source", ["store", "live"])
+def test_pictures_come_again_for_reports(made, kind, source):
+    data = module(kind, made, source=source, block=2)
+    faces, pictures = FACES(split="test"), [*data.labelled("test")]
+    assert len(pictures) == len(faces)
+    for index, picture in enumerate(pictures):
+        assert torch.equal(picture.mask, faces[index]["mask"].long())
+        assert picture.maps.channels == data.facts["d_in"]
+        assert torch.equal(data.picture("test", index), faces[index]["image"])
+        assert data.picture_name("test", index) == faces.picture_name(index)
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+def test_pictures_without_masks_are_no_labelled_ones(made, kind):
+    class Unlabelled(ToyFaces):
+        labelled = False
+
+    faces = partial(Unlabelled, image_size=16, train_pictures=6, val_pictures=2, test_pictures=3)
+    with pytest.raises(UserError, match="toy_faces has no labels: choose a labelled dataset"):
+        module(kind, made, dataset=faces, source="live").labelled("test")

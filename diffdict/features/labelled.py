@@ -1,0 +1,54 @@
+"""Whole labelled pictures: their maps at native resolution, and their labels as they are."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Int64
+from rich.progress import track
+from torch import Tensor
+
+from diffdict.errors import UserError
+from diffdict.features.gather import NativeMaps
+from diffdict.features.sources import Source
+
+
+class LabelledPicture(NamedTuple):
+    """One picture: its maps, not upsampled, and its labels."""
+
+    maps: NativeMaps
+    mask: Int64[Tensor, "height width"]
+    index: int  # in its split
+
+
+class PictureLoader:
+    """Labelled pictures of a source, one at a time."""
+
+    def __init__(self, source: Source, pictures: Sequence[int]) -> None:
+        check_labelled(source)
+        self.source, self.pictures = source, pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[LabelledPicture]:
+        for index in self.pictures:
+            mask = self.source.mask(index).long()
+            maps = hold(self.source, [index], tuple(mask.shape))
+            yield LabelledPicture(maps, mask, index)
+
+
+def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:
+    """The maps of these pictures in memory, filled picture by picture."""
+    grids = [(stream.height, stream.width) for stream in source.streams]
+    widths = [stream.channels for stream in source.streams]
+    held = NativeMaps.empty(len(pictures), widths, grids, size, source.dtype)
+    for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
+        for room, x in zip(held.maps, source.maps([index]), strict=True):
+            room[row] = x[0]
+    return held
+
+
+def check_labelled(source: Source) -> None:
+    """Nothing, or a sentence about pictures without masks."""
+    if not source.facts["labelled"]:
+        raise UserError(f"{source.facts['dataset']} has no labels: choose a labelled dataset")
