@@ -28,6 +28,7 @@ from rich.table import Table
 from diffdict import checkpoints
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
+from diffdict.reports.results import KeepResults
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
@@ -50,12 +51,12 @@ class Run(NamedTuple):
         """The number that a sweeper minimises or maximises."""
         if name is None:
             return None
-        known = {**_learned(self.trainer), **self.trainer.callback_metrics}
+        known = _kept(self.trainer).figures(self.trainer)
         if name not in known:
             raise UserError(
                 f"optimized_metric={name} was not logged; logged: {', '.join(sorted(known))}"
             )
-        return float(known[name])
+        return known[name]
 
 
 def build(cfg: DictConfig) -> Run:
@@ -63,9 +64,10 @@ def build(cfg: DictConfig) -> Run:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
     data = _make(_without_workers(cfg.data))
-    model = _make(cfg.model, data.facts)
+    facts = data.facts
+    model = _make(cfg.model, facts)
     callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
-    own = [KeepConfig(cfg), KeepFigures(), StopBetweenBatches()]
+    own = [KeepConfig(cfg), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
     loggers = [_make(node) for node in _each(cfg, "logger")]
     trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
@@ -133,20 +135,35 @@ def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
     return [node for node in (cfg.get(group) or {}).values() if node is not None]
 
 
-class KeepFigures(pl.Callback):
-    """The training's last figures, which Lightning forgets when it begins to test."""
+def _about(cfg: DictConfig) -> dict:
+    """What a run's results say of it: what was typed, and the choice that came of it."""
+    hydra = HydraConfig.get()
+    return {
+        "door": hydra.job.config_name,
+        "task": cfg.model._target_.split(".")[-2],  # the word typed is the file
+        "overrides": list(hydra.overrides.task),
+        "choices": {k: word for k, word in hydra.runtime.choices.items() if word and "/" not in k},
+        "config": _choice(cfg),
+    }
 
-    def __init__(self) -> None:
-        self.known: dict = {}
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Those of training and validation."""
-        self.known = dict(trainer.callback_metrics)
+def _choice(node: DictConfig) -> dict:
+    """All values of a config, resolved; what stands twice is told where it stands itself."""
+    told = {}
+    for key in node:
+        if OmegaConf.is_missing(node, key):
+            continue
+        value = node[key]
+        if not OmegaConf.is_config(value):
+            told[key] = value
+        elif not OmegaConf.is_interpolation(node, key):
+            whole = OmegaConf.is_dict(value)
+            told[key] = _choice(value) if whole else OmegaConf.to_container(value, resolve=True)
+    return told
 
 
-def _learned(trainer: pl.Trainer) -> dict:
-    """The training's figures, where there was one."""
-    return next(c.known for c in trainer.callbacks if isinstance(c, KeepFigures))
+def _kept(trainer: pl.Trainer) -> KeepResults:
+    return next(c for c in trainer.callbacks if isinstance(c, KeepResults))
 
 
 class KeepConfig(pl.Callback):
@@ -230,6 +247,8 @@ def close(run: Run) -> Iterator[None]:
     before = set(os.environ)
     try:
         yield
+        if HydraConfig.get().job.config_name != "extract":  # its stores say themselves what is done
+            _kept(run.trainer).write(run.trainer, run.model)
         _table(run)
     except SIGTERMException:
         print(f"\nStopped by SIGTERM.{_way_on(run)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The real doors, one after the other: extract → train → evaluate, resumed, swept, interrupted."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,10 @@ def run(door: str, *words: str, cwd: Path) -> str:
 def logged(folder: Path, name: str) -> list[float]:
     with (folder / "metrics.csv").open() as file:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +182,22 @@ def test_dictionaries_leave_what_they_say(dictionaries):
     assert len(logged(dictionaries, "train/gamma")) == 1
 
 
+def test_a_run_leaves_what_it_found_and_what_was_chosen(dictionaries):
+    found = results(dictionaries)
+    for split in ("val", "test"):
+        for name in ("scale2", "scale4"):
+            (fvu,) = logged(dictionaries, f"{split}/{name}/fvu")
+            assert found["metrics"][f"{split}/{name}/fvu"] == pytest.approx(fvu, rel=1e-5)
+    assert (found["door"], found["task"], found["choices"]["sae"]) == ("train", "sae", "topk")
+    assert {"sae.scale=[2,4]", "trainer.max_steps=10"} <= set(found["overrides"])
+    config = found["config"]
+    assert (config["timestep"], config["block"], config["sae"]["scale"]) == (50, 1, [2, 4])
+    assert (config["dataset"]["name"], config["backbone"]["name"]) == ("toy_faces", "toy_ddpm")
+    assert config["model"]["optimizer"]["lr"] == 3e-4
+    assert "sae" not in config["model"], "what stands twice is told once"
+    assert found["facts"]["class_names"][0] == "background"
+
+
 def test_one_of_them_is_evaluated_alone(dictionaries, stored):
     own = dictionaries / "checkpoints/scale4/last.ckpt"
     words = [f"ckpt_path={own}", "logger=csv", "hydra.run.dir=e", "trainer=cpu"]
@@ -185,6 +206,10 @@ def test_one_of_them_is_evaluated_alone(dictionaries, stored):
         ours = logged(stored / "e", f"test/{figure}")
         assert ours == logged(dictionaries, f"test/scale4/{figure}")
         assert f"test/{figure}" in said
+    found = results(stored / "e")
+    assert (found["door"], found["task"], found["config"]["sae"]["scale"]) == ("evaluate", "sae", 4)
+    fvu = results(dictionaries)["metrics"]["test/scale4/fvu"]
+    assert found["metrics"]["test/fvu"] == pytest.approx(fvu)
 
 
 def test_one_of_them_goes_on_alone(dictionaries, stored):

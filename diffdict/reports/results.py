@@ -1,0 +1,101 @@
+"""What a run found, kept for sweeps, tables and pages: results.json, and its tables as CSV."""
+
+import csv
+import io
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from diffdict import __version__, files
+
+FORMAT = 1  # of results.json
+FACTS = (  # of the data, what tells whether figures may be compared
+    *("dataset", "dataset_hash", "split", "pictures", "image_size", "class_names"),
+    *("backbone", "backbone_sha256", "d_in", "grid", "maps"),
+)
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+
+
+class KeepResults(pl.Callback):
+    """`<run>/results.json`, and `<run>/<table>.csv` for each table that the task offers.
+
+    A task offers tables by a method `tables()`: rows by the table's name. The file is written once
+    the run has ended well, after all else, so that where it stands everything does.
+    """
+
+    def __init__(
+        self,
+        door: str,
+        task: str,
+        overrides: Sequence[str] = (),
+        choices: Mapping[str, str] = MappingProxyType({}),
+        config: Mapping = MappingProxyType({}),
+        facts: Mapping = MappingProxyType({}),
+    ) -> None:
+        """What was typed, the resolved choice that came of it, and what the data knew."""
+        self.about = {"format": FORMAT, "door": door, "task": task, "overrides": list(overrides)}
+        self.about |= {"choices": dict(choices), "config": dict(config)}
+        self.about["facts"] = {name: facts[name] for name in FACTS if name in facts}
+        self.learned: dict[str, Tensor] = {}
+        self.began = time.perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the training's last figures, which Lightning forgets when it begins to test."""
+        self.learned = dict(trainer.callback_metrics)
+
+    def figures(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Those of training, validation and test, by name."""
+        known = {**self.learned, **trainer.callback_metrics}
+        return {name: float(value) for name, value in sorted(known.items())}
+
+    @rank_zero_only
+    def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The tables first, and results.json when they stand."""
+        folder = Path(trainer.default_root_dir)
+        tables = pl_module.tables() if hasattr(pl_module, "tables") else {}
+        for name, rows in tables.items():
+            files.write_atomic(folder / f"{name}.csv", as_csv(rows).encode())
+        whole = {
+            **self.about,
+            "metrics": self.figures(trainer),
+            "tables": {name: list(map(dict, rows)) for name, rows in tables.items()},
+            "seconds": round(time.perf_counter() - self.began, 3),
+            "versions": {
+                "diffdict": __version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+        }
+        text = json.dumps(plain(whole), indent=1, ensure_ascii=False, allow_nan=False)
+        files.write_atomic(folder / "results.json", f"{text}\n".encode())
+
+
+def plain(value: object) -> object:
+    """The same in what JSON knows; null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows under the names of all their columns, in the order in which they first come."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([plain(dict(row)) for row in rows])
+    return text.getvalue()
