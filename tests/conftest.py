@@ -71,7 +71,7 @@ def ruled_weight(key: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.asarray(a, dtype=np.float32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden():
     """`golden("gd_unet_tiny")` reads one case."""
 

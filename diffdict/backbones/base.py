@@ -21,10 +21,12 @@ class Backbone(nn.Module, ABC):
     image_size: int  # side of the pictures that it was made for
     shapes: dict[Block, tuple[int, int, int]]  # channels, height, width by block, at image_size
     num_timesteps: int | None = None  # None: it has no timestep
+    unused: tuple[str, ...] = ()  # how keys begin that its checkpoints hold and features never need
 
     def __init__(self) -> None:
         super().__init__()
         self._file_sha256: str | None = None
+        self.register_load_state_dict_pre_hook(_drop_unused)
         self.register_load_state_dict_post_hook(_forget_file)
 
     @abstractmethod
@@ -44,7 +46,7 @@ class Backbone(nn.Module, ABC):
     def load(self, checkpoint: str | None) -> None:
         """Weights from a released name or a file; None keeps the fresh ones."""
         if checkpoint is not None:
-            self._file_sha256 = checkpoints.load_into(self, checkpoint)
+            self._file_sha256 = checkpoints.load_into(self, checkpoint, ignore=self.unused)
 
     @property
     def sha256(self) -> str:
@@ -57,11 +59,12 @@ class Backbone(nn.Module, ABC):
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def chosen(self, blocks: Sequence[Block] | None) -> list[Block]:
-        """The blocks asked for, each once, in the network's order."""
-        if blocks is None:
+    def chosen(self, blocks: Block | Sequence[Block] | None) -> list[Block]:
+        """The blocks asked for, each once, in the network's order; "all" and None are all."""
+        if blocks is None or blocks == "all":
             return list(self.shapes)
         known = ", ".join(map(str, self.shapes))
+        blocks = [blocks] if isinstance(blocks, (int, str)) else blocks
         for block in blocks:
             if block not in self.shapes:
                 raise UserError(f"{self.name} has no block {block!r}. Its blocks: {known}")
@@ -79,6 +82,13 @@ class Backbone(nn.Module, ABC):
                 f"{self.name} needs a timestep between 0 and {steps - 1}, got {timestep}:"
                 " give another timestep="
             )
+
+
+def _drop_unused(backbone: Backbone, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """What the network has no place for, though its checkpoints rightly hold it."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        if key.removeprefix(prefix).startswith(backbone.unused):
+            del state[key]
 
 
 def _forget_file(backbone: Backbone, _: object) -> None:

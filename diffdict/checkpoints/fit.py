@@ -93,9 +93,8 @@ def _cause(net: nn.Module, ours: Mapping, theirs: Mapping) -> str:
         return (
             "Likely cause: the file is an RCDM (it has ssl_emb): this backbone is not conditioned."
         )
-    if file.kind == "ResNet" and file.flags.get("width") != network.flags.get("width"):
-        widths = f"{file.flags.get('width')} in the file, {network.flags.get('width')} here"
-        return f"Likely cause: the ResNet's width ({widths}): swav is width 1, swav_w2 width 2."
+    if file.kind == "ResNet" and file.flags != network.flags:
+        return f"Likely cause: another ResNet. {_resnets(file.flags, network.flags)}"
     wrong = {
         flag: value
         for flag, value in file.flags.items()
@@ -110,6 +109,14 @@ def _cause(net: nn.Module, ours: Mapping, theirs: Mapping) -> str:
     return (
         "Likely cause: another network, or a part of one; `diffdict info` says what the file holds."
     )
+
+
+def _resnets(file: Mapping[str, Flag], network: Mapping[str, Flag]) -> str:
+    if file.get("width") != network.get("width"):
+        widths = f"width {file.get('width')} in the file, {network.get('width')} here"
+        return f"It has {widths}: swav is width 1, swav_w2 width 2."
+    blocks = f"{file.get('blocks in layer3')} blocks in layer3, {network.get('blocks in layer3')}"
+    return f"It has {blocks} here: a ResNet-50 has 6, a ResNet-101 23."
 
 
 def _a(kind: str | None) -> str:

@@ -93,7 +93,8 @@ def _mae(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:
 
 
 def _resnet(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:
-    return {"width": shapes["conv1.weight"][0] // 64, "blocks in layer3": _count(shapes, "layer3.")}
+    width = f"{shapes['conv1.weight'][0] / 64:g}"
+    return {"width": width, "blocks in layer3": _count(shapes, "layer3.")}
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
