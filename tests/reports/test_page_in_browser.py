@@ -153,15 +153,15 @@ def test_a_keyboard_is_enough(tab, page):
     tab.do("document.getElementById('rows').focus()")
     first = listed(tab)
     tab.press("ArrowDown")
-    tab.wait(f"document.querySelector('h2').innerText === 'Latent {first[1]}'")
+    tab.wait(f"document.querySelector('h2')?.innerText === 'Latent {first[1]}'")
     assert tab.do("document.activeElement.id") == "rows"
     assert (
         tab.do("document.activeElement.getAttribute('aria-activedescendant')") == f"row-{first[1]}"
     )
     tab.press("End")
-    tab.wait("document.querySelector('h2').innerText !== 'Latent " + f"{first[1]}'")
+    tab.wait("document.querySelector('h2')?.innerText !== 'Latent " + f"{first[1]}'")
     tab.press("Home")
-    tab.wait(f"document.querySelector('h2').innerText === 'Latent {first[0]}'")
+    tab.wait(f"document.querySelector('h2')?.innerText === 'Latent {first[0]}'")
     tab.size(375, 812, phone=True)
     tab.do("location.hash = '#latents'")
     tab.wait("document.body.dataset.view === 'list'")
