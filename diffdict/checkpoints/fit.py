@@ -100,6 +100,12 @@ def _cause(net: nn.Module, ours: Mapping, theirs: Mapping) -> str:
         for flag, value in file.flags.items()
         if flag in network.flags and network.flags[flag] != value
     }
+    if wrong.keys() == {"img_size"}:  # the network has the dataset's
+        size, ours = wrong["img_size"], network.flags["img_size"]
+        return (
+            f"Likely cause: the file is of {size}×{size} pictures, this network of {ours}×{ours}: "
+            f"say dataset.image_size={size}"
+        )
     if wrong:
         said = ", ".join(f"backbone.{flag}={_typed(value)}" for flag, value in wrong.items())
         was = ", ".join(_typed(network.flags[flag]) for flag in wrong)

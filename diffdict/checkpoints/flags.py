@@ -88,7 +88,7 @@ def _mae(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:
         "embed_dim": width,
         "depth": _count(shapes, "blocks."),
         "patch_size": patch,
-        "image_size": side * patch,
+        "img_size": side * patch,
     }
 
 
