@@ -22,9 +22,8 @@ from diffdict.data.pictures import (
     read_mask,
     split_range,
 )
+from diffdict.data.published import fetch_pictures
 from diffdict.errors import UserError
-from diffdict.files import download as fetch
-from diffdict.files import unpack
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
@@ -109,7 +108,8 @@ class FolderDataset(Dataset):
         if crop not in (None, "center"):
             raise UserError(f"dataset.crop={crop} is unknown: it is center or null")
         self.name, self.split, self.crop, self.path = name, split, crop, Path(path)
-        self._find(archive, download)
+        if not self.path.is_dir():
+            fetch_pictures(name, self.path, archive, download)
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         self.root, self.shared = self._split_folder()
         self._list(counts, masks)
@@ -161,32 +161,6 @@ class FolderDataset(Dataset):
             )
         check_labels(labels, self.num_classes, self.ignore_label, f"The mask {path}")
         return fit_mask(labels, self.image_size, self.crop, str(path))
-
-    def _find(self, archive: dict[str, str] | None, download: bool) -> None:
-        """The folder is there, fetched if that was asked for."""
-        if self.path.is_dir():
-            return
-        if not archive:
-            raise UserError(
-                f"No folder {self.path} with the pictures of {self.name}: dataset.path=…"
-            )
-        if not download:
-            raise UserError(
-                f"No pictures of {self.name} in {self.path}. They are in {archive['url']} "
-                f"({archive['size']}; {archive['licence']}): dataset.download=true fetches it, "
-                "or dataset.path=… names the folder you have"
-            )
-        folder = Path(archive["folder"])
-        packed = folder.with_name(Path(archive["url"]).name)
-        fetch(archive["url"], packed, note=archive["licence"])
-        if not folder.exists():
-            try:
-                unpack(packed, folder)
-            except UserError:
-                if not folder.exists():  # else another process has just unpacked it
-                    raise
-        if not self.path.is_dir():
-            raise UserError(f"{packed} was unpacked to {folder} and holds no {self.path}")
 
     def _split_folder(self) -> tuple[Path, bool]:
         """The folder of this split, and whether all splits share it."""

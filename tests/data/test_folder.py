@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffdict.data import folder as folder_module
+from diffdict.data import published
 from diffdict.data.folder import FolderDataset, list_files
 from diffdict.errors import UserError
 
@@ -243,7 +243,7 @@ def test_download_fetches_and_unpacks_once(tmp_path, road, monkeypatch):
             pack.add(road, "datasets/road")
         return path
 
-    monkeypatch.setattr(folder_module, "fetch", fetch)
+    monkeypatch.setattr(published, "fetch", fetch)
     path, where = tmp_path / "got/datasets/road", archive(road, tmp_path / "got")
     assert len(made(path, download=True, archive=where)) == 4
     assert len(made(path, download=True, archive=where)) == 4
