@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffdict.data.images import ImageDataModule
-from diffdict.data.npz import NpzDataset, map_member
+from diffdict.data.members import find_member
+from diffdict.data.npz import NpzDataset
 from diffdict.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def test_members_are_mapped_and_equal(tmp_path, save, cache):
     arrays = {"images": IMAGES, "labels": MASKS, "fortran": np.asfortranarray(MASKS)}
     save(tmp_path / "x.npz", **arrays)
     for name, array in arrays.items():
-        mapped = map_member(tmp_path / "x.npz", name)
+        mapped = find_member(tmp_path / "x.npz", name).map()
         assert isinstance(mapped, np.memmap)
         np.testing.assert_array_equal(mapped, array)
     assert bool(list(cache.rglob("*.npy"))) == (save is np.savez_compressed)
