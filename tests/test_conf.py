@@ -40,6 +40,10 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+SYNTHETIC = [name for name in options("dataset") if name.endswith(("_ddpm", "_gan"))]
+LABELLED = sorted(set(options("dataset")) - set(SYNTHETIC))
+
+
 def nodes(node):
     if OmegaConf.is_dict(node):
         if "_target_" in node:
@@ -82,7 +86,7 @@ def test_every_key_is_an_argument_of_its_target(file):
     [
         (door, task, dataset, backbone)
         for door, tasks in TASKS.items()
-        for task, dataset, backbone in product(tasks, options("dataset"), options("backbone"))
+        for task, dataset, backbone in product(tasks, LABELLED, options("backbone"))
     ],
 )
 def test_every_task_dataset_and_backbone_compose(door, task, dataset, backbone):
@@ -123,6 +127,28 @@ def test_a_dataset_brings_its_backbone_and_its_place(dataset):
     typed = composed("extract", f"dataset={dataset}", "timestep=7", "block=3", "backbone=pixels")
     assert (typed.timestep, typed.block) == (7, 3)
     assert typed.hydra.runtime.choices.backbone == "pixels"
+
+
+@pytest.mark.parametrize("dataset", SYNTHETIC)
+def test_a_published_synthetic_set_is_tested_on_its_real_one(dataset):
+    cfg = composed("train", f"dataset={dataset}", "dataset.real.test_pictures=3")
+    check_keys(cfg, dataset)
+    ours = cfg.dataset
+    real = OmegaConf.load(CONF / "dataset" / "real" / f"{dataset.rpartition('_')[0]}.yaml")
+    assert OmegaConf.to_container(ours.real) == OmegaConf.to_container(real) | {"test_pictures": 3}
+    assert (cfg.dataset.name, cfg.dataset.filter, cfg.dataset.max_data) == (
+        dataset,
+        "published",
+        50000,
+    )
+    assert cfg.dataset.archive.folder == cfg.dataset.path
+
+
+def test_any_real_set_may_stand_behind_ones_own_synthetic_pictures():
+    for real in options("dataset/real"):
+        cfg = composed("train", "dataset=synthetic", f"dataset/real={real}")
+        assert (cfg.dataset.real.name, cfg.dataset.name) == (real, f"{real}_ddpm")
+        assert cfg.dataset.path == f"{cfg.paths.samples}/{real}_ddpm"
 
 
 @pytest.mark.parametrize("sae", options("sae"))
