@@ -6,6 +6,7 @@ not above it, therefore decide a whole cell without a look at its pixels.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,7 @@ def _columns(table: Tensor, cell: Tensor) -> Tensor:
     return table if table.shape[1] == 1 else table.index_select(1, cell)
 
 
+@lru_cache(maxsize=8)
 def find_cells(
     grid: tuple[int, int],
     size: tuple[int, int],

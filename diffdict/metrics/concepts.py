@@ -6,6 +6,7 @@ pre-activations are computed at native resolution and upsampled instead, which i
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,11 @@ from torchmetrics import Metric
 
 from diffdict.errors import UserError
 from diffdict.metrics.cells import find_cells
-from diffdict.metrics.counting import count_above, count_ranked, count_tokens, label_cells
+from diffdict.metrics.counting import count_alone
+from diffdict.metrics.entries import count_entries, ranked_pixels, token_entries
 from diffdict.metrics.native import Given, Native
 
+SETS, STATES = ("", "null_"), ("intersections", "pixels", "ignored")
 CRITERIA = ("iou", "iwm", "precision", "iou_sum")
 
 
@@ -53,6 +56,7 @@ class Counts(NamedTuple):
     active: Int64[Tensor, "thresholds latents"]  # of every class
     pixels: Int64[Tensor, " classes"]
     ignored: int
+    null: "Counts | None" = None  # the same areas against masks of other pictures
 
     @property
     def absent(self) -> list[str]:
@@ -114,55 +118,68 @@ class Concepts(Metric):
         self.class_names, self.ranked, self.ignore_label = tuple(class_names), ranked, ignore_label
         self.register_buffer("thresholds", thresholds.detach().float().clone(), persistent=False)
         (latents, number), classes = thresholds.shape, len(self.class_names)
-        for name, shape in {
-            "intersections": (number, classes, latents),
-            "pixels": (classes,),
-            "ignored": (),
-        }.items():
+        shapes = (number, classes, latents), (classes,), ()
+        for name, (key, shape) in product(SETS, [*zip(STATES, shapes, strict=True)]):
             zero = torch.zeros(shape, dtype=torch.int64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
+            self.add_state(name + key, zero, dist_reduce_fx="sum")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: str = "") -> "Concepts":
         """Goes to another device with its module, but keeps float32 in a bf16 one."""
         return super()._apply(lambda x: x.to(fn(x).device), exclude_state)
 
     @torch.no_grad()
-    def update(self, pre: Given, mask: Integer[Tensor, "pictures height width"]) -> None:
+    def update(
+        self,
+        pre: Given,
+        mask: Integer[Tensor, "pictures height width"],
+        other: Integer[Tensor, "pictures height width"] | None = None,
+    ) -> None:
         """Pre-activations at native resolution, as a tensor or on demand, and the masks.
 
         On demand: `pre(part)`, of some latents; where latents are ranked, `pre(part, rows)` too.
+        `other` are masks of other pictures (`selection.exchanged`), for the null.
         """
-        device = self.pixels.device
+        device, classes = self.pixels.device, len(self.class_names)
         native = Native(pre, len(self.thresholds))
-        if native.pictures != len(mask):
-            raise UserError(f"{native.pictures} pictures have maps and {len(mask)} have masks")
-        classes = len(self.class_names)
-        labels = read_labels(mask.to(device), self.class_names, self.ignore_label).flatten()
-        size, shape = tuple(mask.shape[1:]), list(self.intersections.shape)
-        shape[1] += 1  # what is ignored is a class until here
+        masks = [mask] if other is None else [mask, other]
+        for each in masks:
+            if native.pictures != len(each):
+                raise UserError(f"{native.pictures} pictures have maps and {len(each)} have masks")
+        labels = [read_labels(m.to(device), self.class_names, self.ignore_label) for m in masks]
+        number, _, latents = self.intersections.shape  # what is ignored is a class until the end
+        shape = len(masks), number, classes + 1, latents
         out = torch.zeros(shape, dtype=torch.int64, device=device)
         with torch.autocast(device.type, enabled=False):
-            if size == native.grid:
-                count_tokens(native, labels, self.thresholds, self.ranked, out)
-            else:
-                groups = find_cells(native.grid, size, native.pictures, device)
-                if self.ranked:
-                    count_ranked(native, groups, labels, self.thresholds, self.ranked, out)
-                else:
-                    count_above(
-                        native, label_cells(groups, labels, classes + 1), self.thresholds, out
-                    )
-        counts = torch.bincount(labels, minlength=classes + 1)
-        self.intersections += out[:, :classes]
-        self.pixels += counts[:classes]
-        self.ignored += counts[classes]
+            self._count(native, torch.stack(labels).flatten(1), tuple(mask.shape[1:]), out)
+        for name, own, found in zip(SETS, labels, out, strict=False):
+            counts = torch.bincount(own.flatten(), minlength=classes + 1)
+            getattr(self, f"{name}intersections").add_(found[:, :classes])
+            getattr(self, f"{name}pixels").add_(counts[:classes])
+            getattr(self, f"{name}ignored").add_(counts[classes])
+
+    def _count(self, native: Native, labels: Tensor, size: tuple[int, int], out: Tensor) -> None:
+        floors = self.thresholds[:, 0].contiguous()
+        if size == native.grid:
+            entries = token_entries(native, floors, self.ranked)
+            count_entries(entries, labels, self.thresholds, out)
+            return
+        groups = find_cells(native.grid, size, native.pictures, native.device)
+        if self.ranked:
+            entries = ranked_pixels(native, groups, floors, self.ranked)
+            count_entries(entries, labels, self.thresholds, out)
+        else:
+            count_alone(native, groups, labels, self.thresholds, out)
 
     def compute(self) -> Counts:
         """The counts of everything seen."""
         if not self.pixels.any():
             raise UserError("No labelled pixel was seen: latents need masks to be matched with")
-        active = self.intersections.sum(1)
-        return Counts(self.class_names, self.intersections, active, self.pixels, int(self.ignored))
+        null = self._counts("null_") if self.null_pixels.any() else None
+        return self._counts("", null)
+
+    def _counts(self, name: str, null: Counts | None = None) -> Counts:
+        both, pixels, ignored = (getattr(self, name + key) for key in STATES)
+        return Counts(self.class_names, both, both.sum(1), pixels, int(ignored), null)
 
 
 def read_labels(

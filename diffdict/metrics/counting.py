@@ -2,12 +2,9 @@
 
 Nothing of size pixels × latents is made. A latent that decides alone is counted by the corners of
 its cells (see cells.py): whole cells by one matrix product with the cells' class counts, and only
-cells that a threshold crosses pixel by pixel. Of ranked latents a cell needs those alone whose
-largest corner reaches the k-th largest of all least corners: the k that stand there are above all
-others at each of its pixels.
+cells that a threshold crosses pixel by pixel. (Ranked latents, small cells: see entries.py.)
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,12 +12,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffdict.metrics.cells import Cells
-from diffdict.metrics.native import Native, Piece
+from diffdict.metrics.entries import above_pixels, count_entries
+from diffdict.metrics.native import Native
 
 ENTRIES = {"cpu": 2**18}  # pixels × entries at once: they stay within a core's cache
-CORNERS = {"cpu": 2**16}  # cells × latents ranked at once
-VALUES = 2**22  # and pixels × latents among them at most
-ELSEWHERE = 2**24  # either, where a launch costs more than a cache miss
+ELSEWHERE = 2**24  # where a launch costs more than a cache miss
 EXACT = 256  # integers to here enter a matrix product unchanged, even one that rounds to bf16
 SUMMED = 2**24  # and come out as float32 sums to here
 
@@ -60,16 +56,40 @@ def _one_hot(labels: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return present, (labels == present[:, None]).float()
 
 
-def count_above(
+def count_alone(
     native: Native,
+    groups: list[Cells],
+    labels: Int64[Tensor, "sets pixels"],
+    thresholds: Float[Tensor, "latents thresholds"],
+    out: Int64[Tensor, "sets thresholds classes latents"],
+) -> None:
+    """Adds the pixels at which each latent is above each of its thresholds, to each set of labels.
+
+    Entry by entry where that is faster (measured): it follows what is active, cells what is asked.
+    """
+    (sets, pixels), tokens = labels.shape, native.pictures * native.grid[0] * native.grid[1]
+    marked: list[list[Labelled]] = []
+    for part, _, values in native.parts():
+        own, tables = thresholds[part], out[..., part]
+        active = (values > own[:, 0]).float().mean() * pixels / tokens
+        if active <= own.shape[1] * sets:
+            entries = above_pixels(values, groups, own[:, 0].contiguous())
+            count_entries(entries, labels, own, tables)
+            continue
+        marked = marked or [label_cells(groups, each, out.shape[2]) for each in labels]
+        for cells, table in zip(marked, tables, strict=True):
+            count_cells(values, cells, own, table)
+
+
+def count_cells(
+    tokens: Float[Tensor, "tokens latents"],
     marked: list[Labelled],
     thresholds: Float[Tensor, "latents thresholds"],
     out: Int64[Tensor, "thresholds classes latents"],
 ) -> None:
-    """Adds the pixels at which each latent is above each of its thresholds."""
-    for part, _, tokens in native.parts():
-        for i, threshold in enumerate(thresholds[part].T.contiguous()):
-            out[i, :, part] += _above(tokens, threshold, marked, out.shape[1])
+    """The same for one set of labels, by whole cells."""
+    for table, threshold in zip(out, thresholds.T.contiguous(), strict=True):
+        table += _above(tokens, threshold, marked, len(table))
 
 
 def _above(tokens: Tensor, threshold: Tensor, marked: list[Labelled], classes: int) -> Tensor:
@@ -118,106 +138,3 @@ def _add_crossed(
 def _runs(cell: Tensor) -> tuple[list[int], list[int]]:
     which, counts = cell.unique_consecutive(return_counts=True)
     return which.tolist(), counts.tolist()
-
-
-class Ranked(NamedTuple):
-    """Latents among the k largest of their pixel and above their floor."""
-
-    pixel: Int64[Tensor, " entries"]
-    latent: Int64[Tensor, " entries"]
-    value: Float[Tensor, " entries"]
-
-
-def ranked_pixels(
-    native: Native, groups: list[Cells], floors: Float[Tensor, " latents"], k: int
-) -> Iterator[Ranked]:
-    """The k largest of every pixel, as torch.topk of the upsampled pre-activations names them."""
-    room = CORNERS.get(native.device.type, ELSEWHERE) // native.latents
-    for piece in native.bands(below=1):
-        for cells in _inside(groups, piece, native):
-            for strip in cells.strips(VALUES // native.latents):
-                step = max(1, min(room, VALUES // (strip.area * native.latents)))
-                for start in range(0, strip.corners.shape[1], step):
-                    some = strip.some(slice(start, start + step))
-                    yield _largest(piece.tokens, some, floors, k)
-
-
-def _inside(groups: list[Cells], piece: Piece, native: Native) -> Iterator[Cells]:
-    """The cells of a band, by the places that their corners have in it."""
-    height, width = native.grid
-    rows = len(piece.tokens) // (native.pictures * width)
-    for cells in groups:
-        picture, inside = cells.corners // (height * width), cells.corners % (height * width)
-        top = inside[0] // width
-        own = (top >= piece.rows.start) & (top < piece.rows.stop)
-        corners = picture * (rows * width) + inside - piece.rows.start * width
-        yield cells._replace(corners=corners).some(own)
-
-
-def _largest(
-    tokens: Float[Tensor, "tokens latents"], cells: Cells, floors: Tensor, k: int
-) -> Ranked:
-    number, latents = cells.corners.shape[1], tokens.shape[1]
-    corners = tokens.index_select(0, cells.corners.flatten()).view(4, number, latents)
-    least = torch.minimum(*torch.minimum(corners[:2], corners[2:]))
-    most = torch.maximum(*torch.maximum(corners[:2], corners[2:]))
-    reached = least.topk(min(k, latents), sorted=False).values.amin(1, keepdim=True)
-    able = ((most >= reached) & (most > floors.min())).any(0).nonzero()[:, 0]
-    cell = torch.arange(number, device=tokens.device).repeat_interleave(len(able))
-    values = cells.values(corners.index_select(2, able).view(4, -1), cell)
-    values = values.view(cells.area, number, len(able))
-    values, place = values.topk(min(k, len(able)), sorted=False)
-    latent = able[place]
-    kept = values > floors[latent]
-    pixel = cells.pixels[:, :, None].expand_as(latent)
-    return Ranked(pixel[kept], latent[kept], values[kept])
-
-
-def count_ranked(
-    native: Native,
-    groups: list[Cells],
-    labels: Int64[Tensor, " pixels"],
-    thresholds: Float[Tensor, "latents thresholds"],
-    k: int,
-    out: Int64[Tensor, "thresholds classes latents"],
-) -> None:
-    """Adds the pixels at which each latent is among the k largest and above its thresholds."""
-    levels = out.new_zeros(len(out) + 1, *out.shape[1:])
-    for pixel, latent, value in ranked_pixels(native, groups, thresholds[:, 0].contiguous(), k):
-        _add_levels(labels[pixel], latent, value, thresholds, levels)
-    out += _reached(levels)
-
-
-def count_tokens(
-    native: Native,
-    labels: Int64[Tensor, " tokens"],
-    thresholds: Float[Tensor, "latents thresholds"],
-    k: int | None,
-    out: Int64[Tensor, "thresholds classes latents"],
-) -> None:
-    """The same where a pixel is a token, and nothing is upsampled: by the active entries."""
-    levels = out.new_zeros(len(out) + 1, *out.shape[1:])
-    grid = labels.view(native.pictures, *native.grid)
-    for part, rows, tokens in native.active(thresholds[:, 0].contiguous(), k):
-        token, latent = (tokens > -torch.inf).nonzero(as_tuple=True)
-        label = grid[:, rows].flatten()[token]
-        latent_here = latent + (part.start or 0)
-        _add_levels(label, latent_here, tokens[token, latent], thresholds, levels)
-    out += _reached(levels)
-
-
-def _add_levels(
-    label: Tensor, latent: Tensor, value: Tensor, thresholds: Tensor, levels: Tensor
-) -> None:
-    """One more for each entry, by the number of (ascending) thresholds that it is above."""
-    level = torch.zeros_like(latent)
-    for threshold in thresholds.T:
-        level += value > threshold[latent]
-    _, classes, latents = levels.shape
-    places = (level * classes + label) * latents + latent
-    levels.view(-1).index_add_(0, places, torch.ones_like(places))
-
-
-def _reached(levels: Int64[Tensor, "levels classes latents"]) -> Tensor:
-    """From entries above exactly so many thresholds, those above each."""
-    return levels.flip(0).cumsum(0).flip(0)[1:]

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from diffdict.errors import UserError
 from diffdict.metrics.activations import to_ordered
 from diffdict.metrics.concepts import Counts, read_labels
+from diffdict.metrics.entries import token_entries
 from diffdict.metrics.native import Given, Native
 
 NEVER = torch.iinfo(torch.int64).min
@@ -117,12 +118,23 @@ class Top(Metric):
         native, labels = Native(pre, len(self.floors)), labels.to(self.keys.device)
         if labels.shape != (native.pictures, *native.grid):
             raise UserError(f"Labels are {list(labels.shape)}, tokens {native.grid}: token_labels")
-        for part, rows, tokens in native.active(self.floors, self.ranked):
-            own = labels[:, rows].flatten()[:, None]
-            keys = (to_ordered(tokens) << 32) + own
-            keys = keys.masked_fill((tokens == -torch.inf) | (own == IGNORED), NEVER)
-            both = torch.cat([self.keys[part], keys.T], 1)
-            self.keys[part] = both.topk(self.k, sorted=True).values
+        for pixel, latent, value in token_entries(native, self.floors, self.ranked):
+            label = labels.flatten()[pixel]
+            keys = (to_ordered(value) << 32) + label
+            able = (label != IGNORED) & (keys > self.keys[latent, -1])
+            self._keep(latent[able], keys[able])
+
+    def _keep(self, latent: Int64[Tensor, " entries"], keys: Int64[Tensor, " entries"]) -> None:
+        """Puts each latent's largest keys among those that it has."""
+        order = keys.argsort(descending=True)
+        order = order[latent[order].argsort(stable=True)]  # latent after latent, falling keys
+        latent, keys = latent[order], keys[order]
+        counts = torch.bincount(latent, minlength=len(self.keys))
+        place = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[latent]
+        first = place < self.k
+        new = torch.full_like(self.keys, NEVER)
+        new[latent[first], place[first]] = keys[first]
+        self.keys.copy_(torch.cat([self.keys, new], 1).topk(self.k, sorted=True).values)
 
     def compute(self) -> Float64[Tensor, "classes latents"]:
         """Purity@k: how many of a latent's k are of the class, over k (rarer latents lose)."""

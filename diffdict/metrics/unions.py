@@ -5,7 +5,7 @@ a pattern: which of them are active. How often each pattern occurs, inside the c
 is all that any union of them needs, and a sum.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,13 +14,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from diffdict.errors import UserError
-from diffdict.metrics.cells import Cells, find_cells, upsample
+from diffdict.metrics.cells import Cells, find_cells
 from diffdict.metrics.concepts import Counts, read_labels
-from diffdict.metrics.counting import ranked_pixels
-from diffdict.metrics.native import Given, Native
+from diffdict.metrics.entries import Entries, above_pixels, ranked_pixels
+from diffdict.metrics.native import PIECE, Given, Native
 
 MOST = 16  # candidates of a class: 2^16 patterns
-AT_ONCE = 2**24  # pixels × latents upsampled
 
 
 class Candidates(NamedTuple):
@@ -109,6 +108,9 @@ class Unions(Metric):
         self.register_buffer("latents", candidates.latents.clone(), persistent=False)
         self.register_buffer("thresholds", candidates.thresholds.float().clone(), persistent=False)
         classes, number = candidates.latents.shape
+        named = candidates.latents.flatten()
+        self.register_buffer("pairs", named.argsort(stable=True), persistent=False)
+        self.register_buffer("owners", torch.bincount(named, minlength=latents), persistent=False)
         zero = torch.zeros(classes, 2, 2**number, dtype=torch.int64)
         self.add_state("patterns", zero, dist_reduce_fx="sum")
 
@@ -126,32 +128,37 @@ class Unions(Metric):
         classes, number = self.latents.shape
         seen = torch.zeros(classes, len(labels), dtype=torch.int64, device=device)
         with torch.autocast(device.type, enabled=False):
-            (self._mark_ranked if self.ranked else self._mark)(native, groups, seen)
+            for entries in self._entries(native, groups):
+                self._mark(entries, seen)
         kept = labels < classes
         for label, (pattern, counts) in enumerate(zip(seen, self.patterns, strict=True)):
             places = pattern + ((labels == label).long() << number)
             counts.view(-1).add_(torch.bincount(places[kept], minlength=2 ** (number + 1)))
 
-    def _mark(self, native: Native, groups: list[Cells], seen: Tensor) -> None:
-        """Sets the bits of candidates above their thresholds."""
-        which, place = self.latents.unique(return_inverse=True)
-        for some in torch.arange(len(which)).split(max(1, AT_ONCE // seen.shape[1])):
-            values = upsample(native.at(which[some]), groups)
-            own = (place >= some[0]) & (place <= some[-1])
-            for label, slot in own.nonzero().tolist():
-                above = values[:, place[label, slot] - some[0]] > self.thresholds[label, slot]
-                seen[label] |= above.long() << slot
-
-    def _mark_ranked(self, native: Native, groups: list[Cells], seen: Tensor) -> None:
-        """The same among the k largest of all latents."""
-        floors = torch.full((self.number,), torch.inf, device=seen.device)
+    def _entries(self, native: Native, groups: list[Cells]) -> Iterator[Entries]:
+        """Where candidates are active at their lowest thresholds."""
+        floors = torch.full((self.number,), torch.inf, device=native.device)
         floors.scatter_reduce_(0, self.latents.view(-1), self.thresholds.view(-1), "amin")
-        found = list(ranked_pixels(native, groups, floors, self.ranked))  # of candidates alone
-        pixel, latent, value = (torch.cat(each) for each in zip(*found, strict=True))
-        for label, own in enumerate(self.latents.tolist()):
-            for slot, candidate in enumerate(own):
-                hit = (latent == candidate) & (value > self.thresholds[label, slot])
-                seen[label, pixel[hit]] |= 1 << slot
+        if self.ranked:
+            yield from ranked_pixels(native, groups, floors, self.ranked)
+            return
+        tokens = native.pictures * native.grid[0] * native.grid[1]
+        for some in self.latents.unique().split(max(1, PIECE // tokens)):
+            for pixel, latent, value in above_pixels(native.at(some), groups, floors[some]):
+                yield Entries(pixel, some[latent], value)
+
+    def _mark(self, entries: Entries, seen: Int64[Tensor, "classes pixels"]) -> None:
+        """Sets each entry's bit in every class that it is a candidate of."""
+        owners = self.owners[entries.latent]
+        entry = torch.arange(len(owners), device=seen.device).repeat_interleave(owners)
+        own = torch.arange(len(entry), device=seen.device) - (owners.cumsum(0) - owners)[entry]
+        first = self.owners.cumsum(0) - self.owners
+        pair = self.pairs[first[entries.latent[entry]] + own]
+        hit = entries.value[entry] > self.thresholds.flatten()[pair]
+        pair, pixel = pair[hit], entries.pixel[entry[hit]]
+        label, slot = pair // self.latents.shape[1], pair % self.latents.shape[1]
+        bits = torch.ones_like(slot) << slot
+        seen.view(-1).index_add_(0, label * seen.shape[1] + pixel, bits)
 
     def compute(self) -> Patterns:
         """The patterns of everything seen."""

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from diffdict.errors import UserError
-from diffdict.metrics import counting
+from diffdict.metrics import counting, entries
 from diffdict.metrics import native as pieces
 from diffdict.metrics.activations import find_floors
+from diffdict.metrics.cells import find_cells
 from diffdict.metrics.concepts import Concepts, fit
+from diffdict.metrics.counting import count_cells, label_cells
+from diffdict.metrics.entries import above_pixels, count_entries
 from diffdict.sae.relu import Gated, JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 
@@ -148,12 +151,46 @@ def test_pieces_do_not_matter(name, size, monkeypatch):
     given.update(pre_of(sae, maps)(slice(None)), mask)
     monkeypatch.setattr(pieces, "PIECE", 2 * 6 * LATENTS)  # single rows, a few latents
     monkeypatch.setitem(counting.ENTRIES, "cpu", 100)
-    monkeypatch.setitem(counting.CORNERS, "cpu", 3 * LATENTS)
-    monkeypatch.setattr(counting, "VALUES", 7 * LATENTS)
+    monkeypatch.setitem(entries.CORNERS, "cpu", 3 * LATENTS)
+    monkeypatch.setattr(entries, "VALUES", 7 * LATENTS)
     cut.update(pre_of(sae, maps), mask)
     for other in (cut, given):
         near = (whole.intersections - other.intersections).abs().sum()
         assert near <= 2  # sums of a product depend on its shape
+
+
+@pytest.mark.parametrize("size", [(21, 17), (32, 40)])
+def test_entries_and_whole_cells_are_two_ways_to_the_same_numbers(size):
+    sae = made("jumprelu")
+    maps, mask = pictures(3, size=size)
+    thresholds = find_floors(sae.activate, LATENTS)[:, None] + torch.tensor([0.0, 0.1, 0.5])
+    labels = mask.flatten()[None].clamp(max=5)
+    tokens = pre_of(sae, maps)(slice(None)).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+    groups = find_cells((5, 6), size, 3)
+    by_entries, by_cells = torch.zeros(2, 1, 3, 6, LATENTS, dtype=torch.int64)
+    entries = above_pixels(tokens, groups, thresholds[:, 0].contiguous())
+    count_entries(entries, labels, thresholds, by_entries)
+    count_cells(tokens, label_cells(groups, labels[0], 6), thresholds, by_cells[0])
+    assert by_entries.any()
+    assert torch.equal(by_entries, by_cells)
+
+
+@pytest.mark.parametrize("name", ["relu", "topk"])
+@pytest.mark.parametrize("size", [(21, 17), (5, 6), (64, 64)])
+def test_other_masks_are_counted_beside(name, size):
+    sae = made(name)
+    maps, mask = pictures(3, size=size)
+    other = mask[[1, 2, 0]]
+    both, own, null = (metric_of(sae) for _ in range(3))
+    both.update(pre_of(sae, maps), mask, other)
+    own.update(pre_of(sae, maps), mask)
+    null.update(pre_of(sae, maps), other)
+    counts, alone, exchanged = (metric.compute() for metric in (both, own, null))
+    assert torch.equal(counts.intersections, alone.intersections)
+    assert torch.equal(counts.null.intersections, exchanged.intersections)
+    assert torch.equal(counts.null.pixels, exchanged.pixels)
+    assert not torch.equal(alone.intersections, exchanged.intersections)
+    assert alone.null is None
 
 
 @pytest.mark.parametrize("ranked", [None, 4])

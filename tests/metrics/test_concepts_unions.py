@@ -46,7 +46,7 @@ def dense(maps, mask, ranked):
 
 @pytest.mark.parametrize("ranked", [None, 3])
 def test_patterns_give_the_iou_of_every_union(ranked, monkeypatch):
-    monkeypatch.setattr(unions, "AT_ONCE", 700)  # latents in several goes
+    monkeypatch.setattr(unions, "PIECE", 120)  # latents in several goes
     maps, mask = made()
     thresholds = torch.rand(LATENTS, 2).sort(1).values
     chosen = candidates(counted(maps, mask, thresholds, ranked), thresholds, 4)
