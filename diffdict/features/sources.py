@@ -14,6 +14,7 @@ from diffdict.backbones.base import Backbone, Block
 from diffdict.checkpoints import sha256_at_hand
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise, noised_features
+from diffdict.features.sealed import read_sealed
 from diffdict.features.shards import MASK, TORCH, Stream
 from diffdict.features.store import FeatureStore, store_path
 
@@ -34,25 +35,30 @@ class StoredSource:
         block: Blocks,
         noise: Noise | None = None,
         expect: Mapping | None = None,
+        pictures: int | None = None,
     ) -> None:
-        """Features made with another `noise`, or of other facts than `expect`, are refused."""
+        """Features made with another `noise`, or of other facts than `expect`, are refused.
+
+        `pictures`: so many first ones of the store; None: all.
+        """
         path = store_path(Path(root), dataset, backbone, split)
         if not (path / "store.json").is_file():
             raise UserError(absent(root, dataset, split, timestep, block))
         steps, blocks = listed(timestep), in_order(block)
         self.store = FeatureStore.open(path, timestep=steps, block=blocks, expect=expect)
         self._check_noise(noise)
+        self.pictures = len(self.store) if pictures is None else min(pictures, len(self.store))
         streams = self.store.streams.values()
         self.streams = [stream for stream in streams if stream.block != MASK]
         self.dtype = TORCH[self.streams[0].dtype]
 
     def __len__(self) -> int:
-        return len(self.store)
+        return self.pictures
 
     @property
     def facts(self) -> dict:
         """What the store says of itself."""
-        return self.store.facts
+        return {**self.store.facts, "pictures": len(self)}
 
     def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
         """Every map of these pictures as [pictures, tokens, channels], copied out of the shards."""
@@ -134,6 +140,7 @@ class LiveSource:
         return {
             **own,
             "dataset": self.dataset.name,
+            "pictures": len(self),
             "backbone": self.net.name,
             "backbone_sha256": self.net.sha256,
             "noise": self.noise._asdict() if self.net.num_timesteps is not None else None,
@@ -234,17 +241,36 @@ class Origin:
     def _stored(self, split: str) -> StoredSource:
         names = self.dataset_name, self.backbone_name
         asked = self.timestep, self.block, self.noise
-        return StoredSource(self.root, *names, split, *asked, self._expected(split))
+        pictures = self.pictures(split)
+        first = None if pictures is None else len(pictures)
+        return StoredSource(self.root, *names, split, *asked, self._expected(split), first)
 
     def _expected(self, split: str) -> dict[str, str]:
         """Hashes of the pictures and weights that lie here."""
         expected = {}
         if self.checkpoint is not None and (sha256 := sha256_at_hand(self.checkpoint)):
             expected["backbone_sha256"] = sha256
-        if (pictures := self.pictures(split)) is not None:
+        if (pictures := self._as_stored(split)) is not None:
             with suppress(UserError):  # some of their files are gone
                 expected["dataset_hash"] = pictures.fingerprint
         return expected
+
+    def _as_stored(self, split: str) -> Dataset | None:
+        """The split's dataset, with as many pictures as the store has: it serves their first n."""
+        pictures, name = self.pictures(split), f"{split}_pictures"
+        path = store_path(self.root, self.dataset_name, self.backbone_name, split)
+        if pictures is None or not (path / "store.json").is_file():
+            return pictures
+        held, asked = read_sealed(path / "store.json")["identity"]["pictures"], len(pictures)
+        if held < asked:
+            raise UserError(
+                f"{path} holds the features of {held} pictures, dataset.{name} asks for {asked}: "
+                f"delete it, then python extract.py dataset={self.dataset_name} "
+                f"dataset.{name}={asked}, or choose another paths.features"
+            )
+        if held > asked and name in getattr(self.dataset, "keywords", {}):
+            return self.dataset(split=split, **{name: held})
+        return pictures
 
     def _live(self, split: str, device: torch.device) -> LiveSource:
         if not isinstance(self.backbone, Backbone):  # built once, for all splits

@@ -91,6 +91,24 @@ def test_features_of_other_pictures_are_refused(made, kind):
 
 
 @pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+def test_a_store_serves_the_first_of_its_pictures(made, kind):
+    few, all_ = (
+        module(kind, made, dataset=partial(FACES, train_pictures=n), block=2) for n in (2, 6)
+    )
+    assert (few.facts["pictures"], all_.facts["pictures"]) == (2, 6)
+    pictures = [*few.labelled("train")]
+    assert len(pictures) == 2
+    for ours, theirs in zip(pictures, all_.labelled("train"), strict=False):
+        assert torch.equal(ours.mask, theirs.mask)
+        assert torch.equal(ours.maps.maps[0], theirs.maps.maps[0])
+    with pytest.raises(UserError, match="dataset_hash"):
+        _ = module(kind, made, dataset=partial(FACES, train_pictures=2, seed=1)).facts
+    said = r"features of 6 pictures, dataset\.train_pictures asks for 9: delete it, then python"
+    with pytest.raises(UserError, match=said):
+        _ = module(kind, made, dataset=partial(FACES, train_pictures=9)).facts
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
 def test_a_store_is_of_use_where_pictures_and_weights_are_not(made, kind):
     def absent(split):
         raise UserError("No pictures here")
