@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffdict.errors import UserError
 from diffdict.features.gather import NativeMaps
-from diffdict.features.sources import Source
+from diffdict.features.shards import Stream
+from diffdict.features.sources import LiveSource, Source
 
 
 class LabelledPicture(NamedTuple):
@@ -43,9 +44,24 @@ def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> Nati
     widths = [stream.channels for stream in source.streams]
     held = NativeMaps.empty(len(pictures), widths, grids, size, source.dtype)
     for row, index in enumerate(track(pictures, "Features", disable=len(pictures) == 1)):
-        for room, x in zip(held.maps, source.maps([index]), strict=True):
+        maps = source.maps([index])
+        for room, x, stream in zip(held.maps, maps, source.streams, strict=True):
+            if not x.isfinite().all():
+                raise UserError(_no_numbers(source, index, stream))
             room[row] = x[0]
     return held
+
+
+def _no_numbers(source: Source, index: int, stream: Stream) -> str:
+    """What to do about features that are no numbers."""
+    facts = source.facts
+    remedy = "extract them again, with storage=bf16 or fp32 if they are too large for fp16"
+    if isinstance(source, LiveSource):
+        remedy = "try data.dtype=fp32 and data.compute=fp32"
+    return (
+        f"{stream.name} of picture {index} of {facts['dataset']} ({facts['split']}) holds NaN or "
+        f"infinity: {remedy}"
+    )
 
 
 def check_labelled(source: Source) -> None:

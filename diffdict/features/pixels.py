@@ -1,5 +1,6 @@
 """Labelled pixels for segmenters, gathered from native-resolution maps on demand."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -57,21 +58,26 @@ class PixelLoader(ResumableLoader[PixelBatch]):
         ignored = UNLABELLED if ignore_label is None else ignore_label
         self.kept = (self.labels != ignored).nonzero()[:, 0].int()  # int32: half the memory
         self.batch_size, self.members, self.rank, self.world = batch_size, members, rank, world
+        self.drawing = list(range(members))
         plan = {"pixels": len(self.kept), "batch_size": batch_size, "members": members}
         super().__init__(seed, {**plan, "world": world})
 
     def __len__(self) -> int:
         return len(self.kept) // (self.batch_size * self.world)
 
+    def only(self, members: Sequence[int]) -> None:
+        """From the next batch on these members draw, in this order, and no others."""
+        self.drawing = list(members)
+
     def batches(self, epoch: int, taken: int) -> Iterator[PixelBatch]:
         """The batches of an epoch after the first `taken` ones."""
-        orders = [
-            permutation(len(self.kept), self.seed, epoch, member, dtype=torch.int32)
-            for member in range(self.members)
-        ]
+        orders = {
+            member: permutation(len(self.kept), self.seed, epoch, member, dtype=torch.int32)
+            for member in self.drawing
+        }
         for step in range(taken, len(self)):
             start = (step * self.world + self.rank) * self.batch_size
-            drawn = [order[start : start + self.batch_size] for order in orders]
+            drawn = [orders[i][start : start + self.batch_size] for i in self.drawing]
             yield self.read(
                 self.kept[torch.stack(drawn)] if len(drawn) > 1 else self.kept[drawn[0]]
             )
@@ -111,13 +117,14 @@ class PixelDataModule(pl.LightningDataModule):
         val_pictures: int = 0,
         smallest_annotation: int = 20,
         on_device: bool = False,
+        alike: bool = False,
     ) -> None:
         """`backbone`, `dtype` and `compute` are for source="live" only.
 
         Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
         The last `val_pictures` training pictures are for validation; `on_device` holds the maps
-        on the trainer's device.
+        on the trainer's device; `alike`: every rank draws the same pixels.
         """
         super().__init__()
         self.origin = Origin(
@@ -130,7 +137,9 @@ class PixelDataModule(pl.LightningDataModule):
         )
         self.batch_size, self.members, self.seed = batch_size, members, seed
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
-        self.on_device = on_device
+        self.on_device, self.alike = on_device, alike
+        # a rank whose share of a small test set is empty still takes part
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._held: tuple[NativeMaps, Tensor] | None = None
         self._training: PixelLoader | None = None
         self._resumed: dict = {}
@@ -156,7 +165,14 @@ class PixelDataModule(pl.LightningDataModule):
         masks = torch.stack([source.mask(index).long() for index in pictures])
         maps = hold(source, pictures, tuple(masks.shape[1:]))
         labels = ignore_small(masks, source.facts["ignore_label"], self.smallest_annotation)
+        _check_classes(labels, source.facts)
         return (maps.to(self._device()) if self.on_device else maps.to("cpu")), labels
+
+    @property
+    def class_pixels(self) -> Int64[Tensor, " classes"]:
+        """How many pixels of each class there are to learn from."""
+        facts, labels = self._source("train").facts, self._held[1]
+        return _count(labels, facts["num_classes"], facts["ignore_label"])
 
     def _pictures(self) -> tuple[list[int], list[int]]:
         """Training pictures and validation pictures."""
@@ -172,7 +188,7 @@ class PixelDataModule(pl.LightningDataModule):
         """Random pixels."""
         maps, labels = self._held
         ignore, seed = self._source("train").facts["ignore_label"], self.seed
-        rank, world = self._part()
+        rank, world = (0, 1) if self.alike else self._part()
         loader = PixelLoader(maps, labels, ignore, self.batch_size, self.members, seed, rank, world)
         if not len(loader):
             raise UserError(
@@ -223,3 +239,29 @@ class PixelDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             return self.trainer.strategy.root_device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _count(
+    labels: Int64[Tensor, "*pictures"], num_classes: int, ignore_label: int | None
+) -> Int64[Tensor, " classes"]:
+    """Pixels of each class; of the ignored one there are none."""
+    ignored = UNLABELLED if ignore_label is None else ignore_label
+    return labels[labels != ignored].bincount(minlength=num_classes)
+
+
+def _check_classes(labels: Int64[Tensor, "*pictures"], facts: Mapping) -> None:
+    """Refuses pictures without a label; says which classes nothing can be learned of."""
+    ignored, names = facts["ignore_label"], facts["class_names"]
+    pixels = _count(labels, len(names), ignored).tolist()
+    if not any(pixels):
+        raise UserError(
+            f"The training pictures of {facts['dataset']} ({facts['pictures']}) hold no labelled "
+            f"pixel: all are the ignored label, or of classes with fewer than "
+            f"data.smallest_annotation pixels"
+        )
+    absent = [names[i] for i, count in enumerate(pixels) if not count and i != ignored]
+    if absent:
+        warnings.warn(
+            f"No training pixel is {', '.join(absent)}: what is never seen can only score 0.",
+            stacklevel=2,
+        )

@@ -277,6 +277,69 @@ def test_validation_pictures_are_not_trained_on():
     assert [picture.index for picture in data.val_dataloader()] == [3, 4]
 
 
+def test_members_that_have_stopped_draw_no_pixels():
+    loader, whole = numbered(batch_size=10, members=3), drawn(numbered(batch_size=10, members=3))
+    batches = []
+    for features, labels in loader:
+        assert len(features) == len(labels)
+        batches.append(labels.tolist())
+        loader.only([2, 0] if len(batches) < 3 else [2])
+    assert batches[0] == whole[0]
+    assert batches[1:3] == [[batch[2], batch[0]] for batch in whole[1:3]]
+    assert batches[3:] == [batch[2] for batch in whole[3:]]
+
+
+def test_ranks_may_draw_alike(monkeypatch):
+    monkeypatch.setattr(PixelDataModule, "_part", lambda data: (1, 2))
+    data = live(alike=True)
+    data.setup("fit")
+    one = numbered(len(data.train_dataloader().kept), batch_size=16)
+    assert len(data.train_dataloader()) == len(one)
+    other = live()
+    other.setup("fit")
+    assert len(other.train_dataloader()) == len(one) // 2
+
+
+class Spoilt(Net):
+    """Features of one picture are no numbers."""
+
+    def features(self, images, timestep=None, blocks=None, noise=None):
+        maps = super().features(images, timestep, blocks, noise)
+        if torch.equal(images[0], Pictures()[3]["image"]):
+            maps[2][0, 1, 2, 3] = torch.nan
+        return maps
+
+
+def test_features_that_are_no_numbers_are_named():
+    data = PixelDataModule(Pictures, Spoilt, timestep=50, block=[1, 2], source="live")
+    said = r"t0050-b02 of picture 3 of noise \(train\) holds NaN or infinity: try data\.dtype=fp32"
+    with pytest.raises(UserError, match=said):
+        data.setup("fit")
+
+
+class OneLabel(Pictures):
+    """Every pixel is of one class."""
+
+    label = 3
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "mask": torch.full((SIDE, SIDE), self.label)}
+
+
+def test_pictures_that_are_all_ignored_teach_nothing():
+    data = PixelDataModule(OneLabel, Net, block=1, source="live")
+    with pytest.raises(UserError, match=r"training pictures of noise \(5\) hold no labelled pixel"):
+        data.setup("fit")
+
+
+def test_classes_without_a_pixel_are_named(monkeypatch):
+    monkeypatch.setattr(OneLabel, "label", 1)
+    data = PixelDataModule(OneLabel, Net, block=1, source="live", val_pictures=2)
+    with pytest.warns(UserWarning, match="No training pixel is a, c: .* can only score 0"):
+        data.setup("fit")
+    assert data.class_pixels.tolist() == [0, 3 * SIDE**2, 0, 0]
+
+
 def train_batches(**options):
     data = live(**options)
     data.setup("fit")
