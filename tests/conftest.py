@@ -39,6 +39,10 @@ class Golden(NamedTuple):
             torch.testing.assert_close(first3, torch.tensor(probe["first3"])[: len(first3)])
         return net.eval()
 
+    def weight(self, key: str, shape: tuple[int, ...]) -> Tensor:
+        """What the case's rule gives to this key, whose prefix is part of it."""
+        return ruled_weight(key, shape)
+
     def check(self, name: str, got: Tensor | np.ndarray) -> None:
         """The output of that name, against ours, under the case's own tolerance."""
         fact = next(output for output in self.facts["outputs"] if output["name"] == name)

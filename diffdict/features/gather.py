@@ -129,6 +129,34 @@ class NativeMaps:
             picture = torch.full_like(place, index)
             yield slice(i, i + len(place)), self.gather(picture, place // width, place % width)
 
+    @torch.no_grad()
+    def linear(
+        self, index: int, weight: Float[Tensor, "out channels"], chunk: int = 1024
+    ) -> Iterator[tuple[slice, Float[Tensor, "pixels out"]]]:
+        """All pixels of one picture times `weight`, some rows of about `chunk` pixels at a time.
+
+        Tokens are multiplied and what comes of them is upsampled: both are linear, they commute.
+        """
+        height, width = self.size
+        seen = [self._multiplied(grid, index, weight) for grid in self.groups]
+        across = torch.cat([upsampling(x.shape[1], width, x.device) for x in seen], dim=1)
+        step = max(1, chunk // width)
+        for start in range(0, height, step):
+            y = torch.arange(start, min(start + step, height), device=across.device)
+            rows = torch.cat([_upsampled_rows(x, y, height) for x in seen], dim=1)
+            yield slice(start * width, (start + len(y)) * width), (across @ rows).flatten(0, 1)
+
+    def _multiplied(
+        self, grid: tuple[int, int], index: int, weight: Tensor
+    ) -> Float[Tensor, "height width out"]:
+        """The tokens of one grid times the columns of `weight` that are theirs, in float32."""
+        tokens = self.groups[grid][index]
+        own = torch.cat([weight[:, p.pixel] for p in self.places if p.grid == grid], dim=1)
+        out = torch.empty(len(tokens), len(weight), device=tokens.device)
+        for i in range(0, len(tokens), 2048):  # so many in float32 at once
+            torch.mm(tokens[i : i + 2048].float(), own.T, out=out[i : i + 2048])
+        return out.view(*grid, -1)
+
     def _blend(
         self, grid: tuple[int, int], rows: Tensor, corners: Corners, part: slice, out: Tensor
     ) -> None:
@@ -181,6 +209,26 @@ def find_corners(
     pairs = ((top, left), (top, right), (bottom, left), (bottom, right))
     tokens = torch.stack([row * grid[1] + column for row, column in pairs])
     return Corners(tokens, across, down)
+
+
+def upsampling(
+    cells: int, pixels: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "pixels cells"]:
+    """Bilinear upsampling along an axis as a matrix: two numbers a row, which sum to 1."""
+    pixel = torch.arange(pixels, device=device)
+    before, after, share = find_neighbours(pixel, cells, pixels)
+    matrix = torch.zeros(pixels, cells, device=device)
+    matrix[pixel, before] = 1 - share
+    matrix[pixel, after] += share
+    return matrix
+
+
+def _upsampled_rows(
+    x: Float[Tensor, "cells width out"], y: Int[Tensor, "rows"], height: int
+) -> Float[Tensor, "rows width out"]:
+    """These rows of pixels, upsampled along the first axis alone."""
+    before, after, share = find_neighbours(y, len(x), height)
+    return torch.lerp(x[before], x[after], share[:, None, None])
 
 
 def find_neighbours(
