@@ -31,7 +31,7 @@ GROUPS = [
 ]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "defaults"}
 TASKS = {
-    "train": ["diffusion", "sae"],
+    "train": ["diffusion", "pixel_mlp", "sae"],
     "extract": ["features", "samples"],
 }
 

@@ -1,0 +1,361 @@
+"""`task=pixel_mlp`: few-shot segmentation by an ensemble of pixel classifiers, learned as one.
+
+Members stop by themselves. Those that still learn stand in front and share their memory with the
+ensemble that is measured and kept; one that stops changes places with the last of them, is let go,
+and nothing touches it any more: neither gradient nor optimizer nor running statistics.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, distributed, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from diffdict.checkpoints import load_state_dict
+from diffdict.errors import UserError
+from diffdict.features.gather import NativeMaps
+from diffdict.features.pixels import LabelledPicture, PixelBatch
+from diffdict.metrics.segmentation import (
+    PROTOCOLS,
+    Confusion,
+    Segmentation,
+    check_protocol,
+    top_tenth,
+)
+from diffdict.tasks.divergence import stop_too_fast
+from diffdict.tasks.ensemble import Ensemble, Prediction
+from diffdict.tasks.rates import Rates
+
+VOTES = ("majority", "soft")
+WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # of a class: its share to the minus so much
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class PixelMLP(pl.LightningModule):
+    """The published ensemble (Baranchuk et al. 2022), and what has been learned since."""
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        d_in: int,
+        num_classes: int,
+        class_names: Sequence[str] = (),
+        ignore_label: int | None = None,
+        *,
+        members: int = 10,
+        hidden: Sequence[int] | None = None,
+        classifiers: str | Sequence[str] | None = None,
+        patience: int | None = 50,
+        patience_from: int = 4,
+        class_weights: str = "none",
+        warmup_steps: int = 0,
+        decay: str = "none",
+        decay_share: float = 1.0,
+        vote: str = "majority",
+        protocol: str = "published",
+        seed: int = 0,
+    ) -> None:
+        """A member stops when more than `patience` batches in a row were not better than its best.
+
+        That is asked from epoch `patience_from` on, counted from 0. `classifiers`: finished ones,
+        a folder of published files or a list of them, in place of `members` fresh ones.
+        """
+        super().__init__()
+        _check(members, patience, class_weights, vote)
+        check_protocol(protocol)
+        self.optimizer, self.patience, self.patience_from = optimizer, patience, patience_from
+        self.class_weights, self.vote, self.protocol = class_weights, vote, protocol
+        self.rates = Rates(warmup_steps, 0, decay, decay_share, 0)
+        self.class_names = list(class_names) or [str(i) for i in range(num_classes)]
+        files = _files(classifiers) if classifiers else []
+        members = len(files) or members
+        self.net = Ensemble(members, d_in, num_classes, hidden, seed)
+        for i, file in enumerate(files):
+            self.net.set_member(i, load_state_dict(file).state, str(file))
+        self.running = 0 if files else members  # so many members in front still learn
+        self.register_buffer("number", torch.arange(members))  # which member stands where
+        self.register_buffer("best", torch.full((members,), torch.inf))
+        self.register_buffer("waited", torch.zeros(members, dtype=torch.int64))
+        counts = {name: Segmentation(num_classes, ignore_label) for name in VOTES}
+        self.metrics = nn.ModuleDict({**counts, "uncertainty": MeanMetric()})
+        self.found: dict[str, Confusion] = {}
+        self._live: list[Ensemble] = []  # in a list: its weights are the ensemble's own
+
+    # ------------------------------------------------------------------ a step
+
+    def on_train_start(self) -> None:
+        """Where there is nothing to learn any more, or from."""
+        self._rest = 0  # batches until some member may have to stop
+        self._weights = self._weigh() if self.class_weights != "none" else None
+        if not self.running:
+            self.trainer.should_stop = True
+            return
+        self.trainer.train_dataloader.only(self.number[: self.running].tolist())
+
+    def training_step(self, batch: PixelBatch, batch_idx: int) -> Tensor:
+        """A batch of each running member's own pixels: the sum of their losses."""
+        live = self._live[0]
+        x, labels = batch.features.view(live.members, -1, self.net.d_in), batch.labels.flatten()
+        with torch.no_grad():
+            first = live.layers[0](x)
+        self._first = x, first.requires_grad_()
+        logits = live.rest(first).flatten(0, 1).float()
+        losses = F.cross_entropy(logits, labels, self._weights, reduction="none")
+        losses = losses.view(live.members, -1).sum(1)
+        if self._weights is None:
+            losses = losses / x.shape[1]
+        else:
+            losses = losses / self._weights[labels].view(live.members, -1).sum(1)
+        self._losses = losses.detach()
+        self._log_batch()
+        return losses.sum()
+
+    @torch.no_grad()
+    def on_after_backward(self) -> None:
+        """The first layer's gradients, into memory that is kept: fresh memory costs as much."""
+        (x, first), layer = self._first, self._live[0].layers[0]
+        if layer.weight.grad is None:
+            layer.weight.grad = torch.empty_like(layer.weight)
+        if first.grad.dtype == layer.weight.dtype:
+            torch.bmm(first.grad.mT, x, out=layer.weight.grad)
+        else:
+            layer.weight.grad.copy_(torch.bmm(first.grad.mT, x.to(first.dtype)))
+        layer.bias.grad = first.grad.sum(1).to(layer.bias.dtype)
+
+    def optimizer_zero_grad(
+        self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """All but the first layer's, which are overwritten."""
+        for parameter in list(self._live[0].parameters())[2:]:
+            parameter.grad = None
+
+    def optimizer_step(self, *args: object, **kwargs: object) -> None:
+        """The step and what follows from its losses, before any callback can save either."""
+        super().optimizer_step(*args, **kwargs)
+        epoch = self.global_step // self.trainer.num_training_batches
+        if self.patience is None or epoch < self.patience_from:
+            return
+        losses, count = self._losses, self.running
+        if self.trainer.world_size > 1:
+            distributed.broadcast(losses, 0)  # all ranks learn the same, and stop at the same time
+        better = losses < self.best[:count]
+        self.best[:count].copy_(torch.where(better, losses, self.best[:count]))
+        self.waited[:count].add_(1).masked_fill_(better, 0)
+        self._rest -= 1
+        if self._rest <= 0:
+            self._stop_those_that_waited()
+
+    def _stop_those_that_waited(self) -> None:
+        """A look at the counts, and when the next one is due: a GPU is not waited for before."""
+        waited = self.waited[: self.running].tolist()
+        if ready := [row for row, batches in enumerate(waited) if batches > self.patience]:
+            self._check_losses()
+            self._retire(ready)
+        self._rest = self.patience + 1 - max((w for w in waited if w <= self.patience), default=0)
+        if not self.running:
+            self.trainer.should_stop = True
+
+    def _retire(self, rows: Sequence[int]) -> None:
+        """These change places with the last that run, and are let go."""
+        states = self.trainer.optimizers[0].state
+        kept = [x for one in states.values() for x in one.values() if x.dim()]
+        for row in reversed(rows):
+            self.running -= 1
+            self.net.swap(row, self.running)
+            for x in (self.number, self.best, self.waited, *kept):
+                x[[row, self.running]] = x[[self.running, row]]
+        self._live[0].keep(self.running)
+        for one in states.values():
+            one.update({key: x[: self.running] for key, x in one.items() if x.dim()})
+        self.trainer.train_dataloader.only(self.number[: self.running].tolist())
+
+    def _weigh(self) -> Float[Tensor, " classes"]:
+        """A weight for each class, of mean 1 over those that have pixels; 0 without any."""
+        pixels = self.trainer.datamodule.class_pixels.to(self.device).float()
+        weights = pixels.clamp(min=1).pow(-WEIGHTS[self.class_weights]) * (pixels > 0)
+        return weights / weights.sum() * (pixels > 0).sum()
+
+    def _log_batch(self) -> None:
+        """Figures of this batch, averaged over the members that run."""
+        every = self.trainer.log_every_n_steps
+        if not every or (self.global_step + 1) % every:
+            return
+        self._check_losses()
+        self.log("train/loss", self._losses.mean(), prog_bar=True)
+        self.log("train/running", float(self.running), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _check_losses(self) -> None:
+        """Stops where a loss was no number."""
+        if not self._losses.isfinite().all():
+            what = f"The loss is no number at step {self.global_step}"
+            stop_too_fast(self.trainer, what, self.rates.warmup_steps)
+
+    # ------------------------------------------------------------------ what it is worth
+
+    def predict(self, maps: NativeMaps) -> Prediction:
+        """Of one picture, in float32, whatever the training's precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.net.predict(maps)
+
+    def labels(self, prediction: Prediction) -> Int64[Tensor, "height width"]:
+        """By the vote that was chosen."""
+        return getattr(prediction, self.vote)
+
+    def validation_step(self, batch: LabelledPicture, batch_idx: int) -> None:
+        """A training picture that was held out."""
+        self._judge(batch)
+
+    def test_step(self, batch: LabelledPicture, batch_idx: int) -> Prediction:
+        """A picture that no choice has seen."""
+        return self._judge(batch)
+
+    def _judge(self, picture: LabelledPicture) -> Prediction:
+        found = self.predict(picture.maps)
+        for vote in VOTES:
+            self.metrics[vote].update(getattr(found, vote), picture.mask)
+        self.metrics["uncertainty"].update(top_tenth(found.uncertainty))
+        return found
+
+    def on_validation_epoch_end(self) -> None:
+        """The figures."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The figures."""
+        self._log_figures("test")
+
+    def _log_figures(self, split: str) -> None:
+        """Of all pictures on all ranks: by the vote and protocol chosen, and by the others."""
+        self.found = {vote: self.metrics[vote].compute() for vote in VOTES}
+        chosen = self.found[self.vote]
+        figures = {
+            "miou": chosen.miou(self.protocol),
+            "accuracy": chosen.accuracy,
+            "uncertainty": self.metrics["uncertainty"].compute(),
+            **{f"miou_{vote}": self.found[vote].miou(self.protocol) for vote in VOTES},
+            **{f"miou_{protocol}": chosen.miou(protocol) for protocol in PROTOCOLS},
+        }
+        self.log_dict({f"{split}/{name}": float(value) for name, value in figures.items()})
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
+        """Figures by class as they were last measured, and how long each member has learned."""
+        tables = {"members": self._members()}
+        if self.found:
+            tables["classes"] = self._classes(self.found[self.vote])
+        return tables
+
+    def _classes(self, found: Confusion) -> list[dict[str, str | int | float]]:
+        columns = {
+            "iou": found.iou(self.protocol),
+            "precision": found.precision,
+            "recall": found.recall,
+            "pixels": found.pixels.sum(1),
+            "predicted": found.pixels.sum(0),
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [
+            {"class": name, **dict(zip(columns, row, strict=True))}
+            for name, row in zip(self.class_names, rows, strict=True)
+        ]
+
+    def _members(self) -> list[dict[str, str | int | float]]:
+        columns = (self.number, self.net.steps, self.best)
+        rows = sorted(zip(*(column.tolist() for column in columns), strict=True))
+        return [{"member": i, "steps": steps, "best_loss": best} for i, steps, best in rows]
+
+    # ------------------------------------------------------------------ what is kept
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Nothing that is no number is ever saved."""
+        if not all(bool(x.isfinite().all()) for x in self.net.parameters()):
+            what = f"The weights are no numbers after step {self.global_step}"
+            stop_too_fast(self.trainer, what, self.rates.warmup_steps)
+        checkpoint["ensemble"] = {**self.net.shape, "running": self.running}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """How many members still learn."""
+        self.running = checkpoint["ensemble"]["running"]
+
+    def check_checkpoint(self, path: Path, content: Mapping) -> None:
+        """Nothing, or a sentence about classifiers of other pixels."""
+        theirs, ours = content.get("ensemble"), self.net.shape
+        if theirs is None:
+            return  # of another task: its shapes will say so
+        if differing := [key for key in ours if theirs[key] != ours[key]]:
+            said = ", ".join(f"{key} {theirs[key]} there and {ours[key]} here" for key in differing)
+            raise UserError(
+                f"The classifiers in {path} are not for these features: {said}. Give the "
+                f"dataset=, backbone=, timestep=, block= and model.* that they were learned with"
+            )
+
+    def classifier(self, row: int) -> dict[str, dict[str, Tensor]]:
+        """What the published file of a member holds: the one that stands in this row."""
+        state = self.net.member(row)
+        return {"model_state_dict": {f"module.{key}": x for key, x in state.items()}}
+
+    # ------------------------------------------------------------------ rates
+
+    def setup(self, stage: str) -> None:
+        """Refuses what would step or round in a way that is not this task's."""
+        if stage != "fit":
+            return
+        if self.trainer.precision not in PRECISIONS:
+            raise UserError(
+                f"trainer.precision={self.trainer.precision} does not serve here: "
+                f"it is one of {', '.join(PRECISIONS)}"
+            )
+        if self.trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                "A member stops by its batches' losses, so a step is a batch: raise "
+                "data.batch_size, not trainer.accumulate_grad_batches"
+            )
+
+    def configure_optimizers(self) -> dict:
+        """The optimizer over the members that run; its rate as `decay` says."""
+        self._live = [self.net.first(self.running).train()]
+        try:
+            optimizer = self.optimizer(self._live[0].parameters())
+        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
+            raise UserError(f"model.optimizer cannot be so: {error}") from error
+        self.rates.set_end(lambda: self.trainer.estimated_stepping_batches)
+        share = lambda step: self.rates.learning(step)  # noqa: E731 - a method would be pickled
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def teardown(self, stage: str) -> None:
+        """The shared memory may move after a run."""
+        self._live = []
+
+
+def _check(members: int, patience: int | None, class_weights: str, vote: str) -> None:
+    """The task's own settings."""
+    if members < 1:
+        raise UserError(f"model.members must be at least 1, got {members}")
+    if patience is not None and patience < 1:
+        raise UserError(f"model.patience counts batches, or is null for no stop, got {patience}")
+    for key, word, words in (
+        ("class_weights", class_weights, WEIGHTS),
+        ("vote", vote, VOTES),
+    ):
+        if word not in words:
+            raise UserError(f"model.{key} is {', '.join(words)}, got {word!r}")
+
+
+def _files(classifiers: str | Sequence[str]) -> list[Path]:
+    """Of a folder of published classifiers all of them, by number."""
+    if not isinstance(classifiers, str):
+        return [Path(file) for file in classifiers]
+    found = list(Path(classifiers).glob("model_*.pth"))
+    if not found:
+        raise UserError(
+            f"model.classifiers={classifiers} holds no model_0.pth: name the folder that the "
+            f"classifiers lie in, or a list of files"
+        )
+    return sorted(found, key=lambda file: (len(file.stem), file.stem))
