@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from diffdict.data.pictures import nearest_index
 from diffdict.errors import UserError
 
 Sample = dict[str, Tensor | int]  # image, index; mask or label where the dataset has them
@@ -48,7 +49,12 @@ def training_batches(
 
 
 def evaluation_batches(pictures: int, batch_size: int, part: Part) -> list[list[int]]:
-    """The rank's batches of all pictures in order: those of one process, dealt round the ranks."""
+    """The rank's batches of all pictures in order: those of one process, dealt round the ranks.
+
+    They are smaller where there are fewer than ranks: who has none would not measure with the rest.
+    """
+    if pictures <= batch_size * (part.world - 1):
+        batch_size = max(1, pictures // part.world)
     starts = range(batch_size * part.rank, pictures, batch_size * part.world)
     return [list(range(start, min(start + batch_size, pictures))) for start in starts]
 
@@ -71,6 +77,18 @@ def paired_crop(sample: Sample, padding: int, top: int, left: int) -> Sample:
     return _on_maps(sample, lambda pixels: pixels[..., rows[:, None], columns])
 
 
+def paired_zoom(sample: Sample, window: int, top: int, left: int) -> Sample:
+    """A window of the sample at the sample's size: the picture bilinear, a mask nearest."""
+    side = sample["image"].shape[-1]
+    place = (..., slice(top, top + window), slice(left, left + window))
+    image = F.interpolate(sample["image"][place][None], (side, side), mode="bilinear")[0]
+    zoomed = sample | {"image": image}
+    if "mask" in sample:
+        rows = torch.from_numpy(nearest_index(window, side))
+        zoomed["mask"] = sample["mask"][place][rows[:, None], rows]
+    return zoomed
+
+
 def _mirror(index: Int64[Tensor, " n"], side: int) -> Int64[Tensor, " n"]:
     """Positions outside 0..side-1 reflected at the border pixel."""
     return (side - 1) - ((side - 1) - index.abs()).abs()
@@ -83,19 +101,27 @@ def _on_maps(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
 class Augmented(Dataset):
     """The dataset under keys (epoch, index): what happens to a picture depends on nothing else."""
 
-    def __init__(self, dataset: Dataset, seed: int, flip: bool, crop_padding: int):
+    def __init__(
+        self, dataset: Dataset, seed: int, flip: bool, crop_padding: int, zoom: float = 1.0
+    ):
         self.dataset, self.seed, self.flip, self.crop_padding = dataset, seed, flip, crop_padding
+        self.zoom = zoom
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         sample = self.dataset[index]
-        if not (self.flip or self.crop_padding):
+        if not (self.flip or self.crop_padding or self.zoom > 1):
             return sample
         generator = np.random.default_rng([self.seed, epoch, index])
         mirrored = generator.random() < 0.5
         top, left = generator.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
         if self.crop_padding:
             sample = paired_crop(sample, self.crop_padding, top, left)
+        if self.zoom > 1:
+            side = sample["image"].shape[-1]
+            window = round(side / generator.uniform(1, self.zoom))
+            top, left = generator.integers(0, side - window + 1, size=2).tolist()
+            sample = paired_zoom(sample, window, top, left)
         return paired_flip(sample) if self.flip and mirrored else sample
 
 
@@ -222,19 +248,21 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         flip: bool = False,
         crop_padding: int = 0,
+        zoom: float = 1.0,
         seed: int = 0,
         drop_last: bool = True,
         predict_split: str | Sequence[str] = "test",
     ):
         super().__init__()
-        if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0:
+        if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0 or not zoom >= 1:
             raise UserError(
-                "Pictures come in batches of at least 1, with 0 or more workers, padding and seed: "
-                f"data.batch_size={batch_size} data.num_workers={num_workers} "
-                f"data.crop_padding={crop_padding} data.seed={seed}"
+                "Pictures come in batches of at least 1, with 0 or more workers, padding and seed, "
+                f"enlarged by 1 or more: data.batch_size={batch_size} "
+                f"data.num_workers={num_workers} data.crop_padding={crop_padding} "
+                f"data.zoom={zoom} data.seed={seed}"
             )
         self.make, self.batch_size, self.num_workers = dataset, batch_size, num_workers
-        self.flip, self.crop_padding, self.seed = flip, crop_padding, seed
+        self.flip, self.crop_padding, self.zoom, self.seed = flip, crop_padding, zoom, seed
         self.drop_last, self.predict_split = drop_last, predict_split
         # a rank whose share of a small test set is empty still takes part
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -263,7 +291,7 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{pictures.name}, {pictures.image_size} pixels wide"
             )
         loader = TrainingLoader(
-            Augmented(pictures, self.seed, self.flip, self.crop_padding),
+            Augmented(pictures, self.seed, self.flip, self.crop_padding, self.zoom),
             self.batch_size,
             self.num_workers,
             self._part(),
@@ -299,10 +327,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> EvaluationLoader | list:
         """No loader where the dataset has no validation pictures."""
-        return self._evaluation("val") if len(self.split("val")) else []
+        return self._measured("val") if len(self.split("val")) else []
 
     def test_dataloader(self) -> EvaluationLoader:
-        return self._evaluation("test")
+        return self._measured("test")
 
     def predict_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
         """One loader for each split asked for."""
@@ -315,6 +343,16 @@ class ImageDataModule(pl.LightningDataModule):
         return EvaluationLoader(
             self.split(split), self.batch_size, self.num_workers, self.seed, part
         )
+
+    def _measured(self, split: str) -> EvaluationLoader:
+        """Figures are those of all ranks: each needs a picture, else the others wait for it."""
+        pictures, world = self.split(split), self._part().world
+        if len(pictures) < world:
+            raise UserError(
+                f"{pictures.name} has {len(pictures)} pictures for {split}, fewer than the {world} "
+                f"ranks: trainer.devices={max(1, len(pictures))}"
+            )
+        return self._evaluation(split)
 
     def _predicted(self) -> list[str]:
         splits = self.predict_split
