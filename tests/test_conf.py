@@ -144,6 +144,15 @@ def test_a_published_synthetic_set_is_tested_on_its_real_one(dataset):
     assert cfg.dataset.archive.folder == cfg.dataset.path
 
 
+@pytest.mark.parametrize("task", ["deeplab", "deeplab_modern"])
+def test_a_segmenter_learns_from_any_pictures(task):
+    for dataset in (*LABELLED, SYNTHETIC[0]):
+        cfg = composed("train", f"task={task}", f"dataset={dataset}")
+        check_keys(cfg, f"{task} {dataset}")
+        assert cfg.data.dataset == cfg.dataset
+    assert composed("train", "task=deeplab_modern", "model.decay=cosine").model.decay == "cosine"
+
+
 def test_any_real_set_may_stand_behind_ones_own_synthetic_pictures():
     for real in options("dataset/real"):
         cfg = composed("train", "dataset=synthetic", f"dataset/real={real}")

@@ -4,6 +4,7 @@ Intersections and unions are summed over all pictures before they are divided, a
 segmentation is published: a mean of each picture's own mIoU is another number.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,23 @@ class Confusion(NamedTuple):
     def miou(self, protocol: str = "published") -> float:
         """The mean over the classes that count."""
         return float(self.iou(protocol).nanmean())
+
+    def table(
+        self, class_names: Sequence[str], protocol: str = "published"
+    ) -> list[dict[str, str | int | float]]:
+        """A row a class: IoU, precision, recall, and pixels of it in truth and prediction."""
+        columns = {
+            "iou": self.iou(protocol),
+            "precision": self.precision,
+            "recall": self.recall,
+            "pixels": self.pixels.sum(1),
+            "predicted": self.pixels.sum(0),
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [
+            {"class": name, **dict(zip(columns, row, strict=True))}
+            for name, row in zip(class_names, rows, strict=True)
+        ]
 
     @property
     def accuracy(self) -> float:

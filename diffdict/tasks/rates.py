@@ -9,6 +9,7 @@ DECAYS: dict[str, Callable[[float], float]] = {  # of the way to the end, 0 to 1
     "none": lambda way: 1.0,
     "linear": lambda way: 1 - way,
     "cosine": lambda way: (1 + math.cos(math.pi * way)) / 2,
+    "poly": lambda way: (1 - way) ** 0.9,  # Chen et al. 2017, sec. 4.1
 }
 
 
