@@ -1,6 +1,7 @@
 """conf/ says only what the code understands, and everything in it composes."""
 
 import inspect
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffdict import checkpoints
 from diffdict.__main__ import folder
 from diffdict.run import arguments
 
@@ -33,6 +35,16 @@ HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "de
 TASKS = {
     "train": ["diffusion", "pixel_mlp", "sae"],
     "extract": ["features", "samples"],
+}
+takes = cache(arguments)  # asked thousands of times
+RELEASED = ("mae", "swav", "swav_w2")  # with weights of every domain
+DOMAINS = {
+    "ade_bedroom_30": "lsun_bedroom",
+    "bedroom_28": "lsun_bedroom",
+    "cat_15": "lsun_cat",
+    "celeba_19": "ffhq",
+    "ffhq_34": "ffhq",
+    "horse_21": "lsun_horse",
 }
 
 
@@ -63,7 +75,7 @@ def composed(door: str, *overrides: str):
 
 def check_keys(cfg, where):
     for node in nodes(cfg):
-        parameters = arguments(node._target_)
+        parameters = takes(node._target_)
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
         unknown = set(node) - HYDRA_KEYS - set(parameters)
@@ -95,6 +107,13 @@ def test_every_task_dataset_and_backbone_compose(door, task, dataset, backbone):
     assert cfg.hydra.runtime.choices.task == task
     assert cfg.hydra.runtime.choices.backbone == backbone
     assert cfg.dataset.name
+    own = OmegaConf.load(CONF / "backbone" / f"{backbone}.yaml")
+    assert (cfg.timestep, cfg.block) == (own.timestep, own.block)
+    if "image_size" in cfg.dataset:  # else it is that of the real pictures behind it
+        OmegaConf.to_container(cfg.backbone, resolve=True, throw_on_missing=True)
+    if backbone in RELEASED and task != "diffusion":
+        assert cfg.backbone.checkpoint == f"{backbone}_{DOMAINS.get(dataset, 'imagenet')}"
+        assert cfg.backbone.checkpoint in {*checkpoints.released(), "mae_imagenet"}
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -120,13 +139,23 @@ def test_a_typed_dataset_reaches_evaluate(dataset):
 
 
 @pytest.mark.parametrize("dataset", options("dataset"))
-def test_a_dataset_brings_its_backbone_and_its_place(dataset):
+def test_a_dataset_brings_its_backbone_and_that_its_place(dataset):
     cfg = composed("extract", f"dataset={dataset}")
-    assert cfg.hydra.runtime.choices.backbone in options("backbone")
+    chosen = cfg.hydra.runtime.choices.backbone
+    assert chosen in options("backbone")
     assert set(cfg.noise) == {"shared", "seed", "draws"}
-    typed = composed("extract", f"dataset={dataset}", "timestep=7", "block=3", "backbone=pixels")
-    assert (typed.timestep, typed.block) == (7, 3)
-    assert typed.hydra.runtime.choices.backbone == "pixels"
+    own = OmegaConf.load(CONF / "backbone" / f"{chosen}.yaml")
+    assert (cfg.timestep, cfg.block) == (own.timestep, own.block)
+    assert not {"timestep", "block"} & set(OmegaConf.load(CONF / "dataset" / f"{dataset}.yaml"))
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_a_typed_place_and_domain_win(backbone):
+    words = ["dataset=horse_21", f"backbone={backbone}", "timestep=7", "block=[3,late]"]
+    cfg = composed("train", *words, "task=sae", "domain=lsun_cat")
+    assert (cfg.timestep, cfg.block) == (7, [3, "late"])
+    if backbone in RELEASED:
+        assert cfg.backbone.checkpoint == f"{backbone}_lsun_cat"
 
 
 @pytest.mark.parametrize("dataset", SYNTHETIC)

@@ -103,8 +103,15 @@ def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
         return path
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path}/last.ckpt.")
-    names = ", ".join([*packaged(), *released()])
+    names = ", ".join(
+        sorted([*packaged(), *released()], key=lambda known: _kind(known) != _kind(name))
+    )
     raise UserError(f"No checkpoint {name!r}: neither a file nor one of the known names ({names}).")
+
+
+def _kind(name: str) -> str:
+    """mae of mae_ffhq."""
+    return name.partition("_")[0]
 
 
 def sha256_at_hand(checkpoint: str | Path, folder: str | Path | None = None) -> str | None:

@@ -122,7 +122,8 @@ class ShardWriter:
         if tuple(picture.shape) != stream.picture or picture.dtype != TORCH[stream.dtype]:
             came = f"{picture.dtype} {tuple(picture.shape)}"
             raise RuntimeError(f"{stream.name}: {came}, expected {stream.dtype} {stream.picture}")
-        data = picture.contiguous().view(torch.uint8).numpy()
+        flat = picture.contiguous().view(-1)  # a single column may keep a stride of its own
+        data = flat.view(torch.uint8).numpy()
         self.checksums.append(xxhash.xxh3_64_intdigest(data))
         self._write(data)
 

@@ -43,7 +43,7 @@ class StoredSource:
         """
         path = store_path(Path(root), dataset, backbone, split)
         if not (path / "store.json").is_file():
-            raise UserError(absent(root, dataset, split, timestep, block))
+            raise UserError(absent(root, dataset, backbone, split, timestep, block))
         steps, blocks = listed(timestep), in_order(block)
         self.store = FeatureStore.open(path, timestep=steps, block=blocks, expect=expect)
         self._check_noise(noise)
@@ -280,13 +280,19 @@ class Origin:
         return LiveSource(dataset, self.backbone, *asked, *self.precision, device=device)
 
 
-def absent(root: str | Path, dataset: str, split: str, timestep: Steps, block: Blocks) -> str:
+def absent(
+    root: str | Path, dataset: str, backbone: str, split: str, timestep: Steps, block: Blocks
+) -> str:
     """The sentence for features that were never made."""
-    step = "" if timestep is None else f"timestep {spoken(timestep)}, "
-    typed_step = "" if timestep is None else f" timestep={typed(timestep)}"
+    at, asked = f"block {spoken(block)}", f"block={typed(block)}"
+    if timestep is None:
+        asked += f" backbone={backbone}"  # no dataset brings a network without timesteps
+    else:
+        at = f"timestep {spoken(timestep)}, {at}"
+        asked = f"timestep={typed(timestep)} {asked}"
     return (
-        f"No features of {dataset} ({split}) at {step}block {spoken(block)} in {root}/. "
-        f"Make them: python extract.py dataset={dataset}{typed_step} block={typed(block)}"
+        f"No features of {dataset} ({split}) at {at} in {root}/. "
+        f"Make them: python extract.py dataset={dataset} {asked}"
     )
 
 

@@ -166,7 +166,11 @@ class FeatureStore:
         timestep: int | Sequence[int] | None = None,
         block: int | str | Sequence[int | str] | None = None,
     ) -> "FeatureStore":
-        """The same store with only these streams (and the masks), in timestep-then-block order."""
+        """The same store with only these streams (and the masks), in timestep-then-block order.
+
+        What a network without timesteps saw has none to choose from: whichever is asked for.
+        """
+        timestep = timestep if self.identity["noise"] is not None else None
         found = {(s.timestep, s.block): name for name, s in self.streams.items() if name != MASK}
         steps = _asked(timestep, [step for step, _ in found])
         blocks = _asked(block, [block for _, block in found])
@@ -180,7 +184,8 @@ class FeatureStore:
 
     def _absent(self, timestep: int | None, block: int | str) -> str:
         at = f"block {block}" if timestep is None else f"timestep {timestep}, block {block}"
-        asked = f"block={block}" if timestep is None else f"timestep={timestep} block={block}"
+        own = f"block={block} backbone={self.identity['backbone']}"  # which no dataset brings
+        asked = own if timestep is None else f"timestep={timestep} block={block}"
         return (
             f"No features of {self.identity['dataset']} ({self.identity['split']}) at {at} "
             f"in {self.path}, which holds {', '.join(self.streams)}. "

@@ -25,7 +25,7 @@ class Features(pl.LightningModule):
         noise: Noise,
         compute: str = "fp32",
     ) -> None:
-        """`block` may be "all"; `timestep` is None for networks that have none."""
+        """`block` may be "all"; a network without timesteps is asked for none."""
         super().__init__()
         if compute not in COMPUTE:
             raise UserError(f"compute is one of {', '.join(COMPUTE)}, got {compute}")
@@ -34,8 +34,8 @@ class Features(pl.LightningModule):
         # channel-last maps are tokens as they lie: nothing to transpose, and the passes are faster
         self.net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.noise, self.compute = noise, compute
-        self.timesteps = _each(timestep)
-        self.blocks = net.chosen(None if block == "all" else _each(block))
+        self.timesteps = _each(timestep) if net.num_timesteps is not None else [None]
+        self.blocks = net.chosen(block)
         for step in self.timesteps:
             net.check_timestep(step)
 
@@ -61,7 +61,7 @@ class Features(pl.LightningModule):
         return maps
 
 
-def _each(value: int | str | Sequence | None) -> list:
-    """A list of one or more, each once, in the order given."""
-    single = value is None or isinstance(value, (int, str))
-    return list(dict.fromkeys([value] if single else value))
+def _each(timestep: int | Sequence[int] | None) -> list[int | None]:
+    """One or several, each once, in the order given."""
+    single = timestep is None or isinstance(timestep, int)
+    return list(dict.fromkeys([timestep] if single else timestep))

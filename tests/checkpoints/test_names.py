@@ -33,6 +33,8 @@ def test_every_released_weight_says_its_licence():
 def test_an_unknown_name_lists_the_known(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"No checkpoint 'lsun_hose'.*lsun_horse, "):
         checkpoints.resolve("lsun_hose")
+    with pytest.raises(UserError, match=r"known names \(mae_lsun_bedroom, mae_ffhq, "):
+        checkpoints.resolve("mae_imagenet")
     with pytest.raises(UserError, match="is a folder"):
         checkpoints.resolve(tmp_path)
     save_file({"w": torch.ones(1)}, tmp_path / "drawn.safetensors")

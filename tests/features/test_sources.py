@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 
 from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.backbones.pixels import Pixels
+from diffdict.backbones.swav import SwAV
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
@@ -30,7 +32,12 @@ def made(tmp_path_factory):
     """A folder with the weights of a network, and a store of what it saw."""
     folder = tmp_path_factory.mktemp("sources")
     torch.save(unet().state_dict(), folder / "tiny.pt")
-    net = unet(str(folder / "tiny.pt"))
+    write(folder, Features(unet(str(folder / "tiny.pt")), [50, 150], [1, 2], Noise()))
+    return folder
+
+
+def write(folder, task: Features) -> None:
+    """A store of all faces below the folder."""
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -38,8 +45,7 @@ def made(tmp_path_factory):
         enable_checkpointing=False,
         callbacks=[FeatureWriter(folder / "features", "fp32")],
     )
-    trainer.predict(Features(net, [50, 150], [1, 2], Noise()), ExtractionPictures(FACES))
-    return folder
+    trainer.predict(task, ExtractionPictures(FACES))
 
 
 def module(kind, folder, **changes):
@@ -142,3 +148,31 @@ def test_pictures_without_masks_are_no_labelled_ones(made, kind):
     faces = partial(Unlabelled, image_size=16, train_pictures=6, val_pictures=2, test_pictures=3)
     with pytest.raises(UserError, match="toy_faces has no labels: choose a labelled dataset"):
         module(kind, made, dataset=faces, source="live").labelled("test")
+
+
+@pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
+@pytest.mark.parametrize("timestep", [None, 50, [50, 150]])
+def test_a_network_without_timesteps_is_asked_for_none(tmp_path, kind, timestep):
+    """Whatever timestep is said, its one map is what is stored, and what is seen live."""
+    nets = [partial(Pixels, 16), partial(SwAV, 1 / 64, image_size=16)]
+    for net, block in zip(nets, ("pixels", ["layer1.0", "layer1.2"]), strict=True):
+        torch.manual_seed(0)
+        seer = net()
+        options = {"backbone": lambda seer=seer: seer, "backbone_name": seer.name, "dtype": "fp32"}
+        options |= {"timestep": timestep, "block": block, "checkpoint": None}
+        write(tmp_path, Features(seer, timestep, block, Noise()))
+        widths = {
+            source: module(kind, tmp_path, source=source, **options).facts["d_in"]
+            for source in ("store", "live")
+        }
+        assert widths["store"] == widths["live"] == {"pixels": 5, "swav": 1 + 4}[seer.name]
+
+
+def test_what_is_missing_of_such_a_network_is_made_by_its_name(tmp_path):
+    data = module(PixelDataModule, tmp_path, backbone_name="swav", timestep=None, block="layer1.0")
+    with pytest.raises(UserError, match=r"at block layer1\.0 in .* block=layer1\.0 backbone=swav$"):
+        data.setup("fit")
+    write(tmp_path, Features(Pixels(16), None, "pixels", Noise()))
+    data = module(PixelDataModule, tmp_path, backbone_name="pixels", checkpoint=None, block="late")
+    with pytest.raises(UserError, match=r"at block late in .* block=late backbone=pixels$"):
+        data.setup("fit")

@@ -47,6 +47,12 @@ def test_all_blocks(net):
     assert Features(net, 50, "all", Noise()).streams == [(50, block) for block in net.shapes]
 
 
+def test_a_network_without_timesteps_is_asked_for_none():
+    for step in (50, [50, 150], None):
+        task = Features(Pixels(16), step, "pixels", Noise())
+        assert task.streams == [(None, "pixels")] == [*run(task, [0])]
+
+
 def test_shared_noise_is_one_tensor_for_all_from_the_seed():
     noise = Noise(shared=True, seed=7).for_pictures([3, 9], SHAPE)
     expected = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(7))
@@ -102,7 +108,6 @@ def test_nothing_is_learned(net):
         ({"timestep": [50, 1000]}, "between 0 and 999, got 1000"),
         ({"compute": "int8"}, "compute is one of fp32, bf16, fp16, got int8"),
         ({"noise": Noise(draws=0)}, "noise.draws ≥ 1"),
-        ({"net": Pixels(16), "block": "all"}, "no timesteps, got timestep=50"),
     ],
 )
 def test_what_cannot_be_is_refused(net, arguments, sentence):

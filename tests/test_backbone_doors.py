@@ -1,0 +1,127 @@
+"""The real doors on networks that never saw noise: MAE, SwAV, pixels, and one of the user's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+import diffdict.run
+from diffdict.__main__ import _mistake, folder
+from diffdict.backbones.base import Backbone
+from diffdict.backbones.mae import MAE
+from diffdict.backbones.swav import SwAV
+from diffdict.data.toy_faces import ToyFaces
+from diffdict.features.store import FeatureStore
+from diffdict.run import Run
+
+FACES = ["dataset.image_size=32", "dataset.train_pictures=4", "dataset.test_pictures=2"]
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 13, "num_heads": 2}
+
+
+@pytest.fixture
+def opened(place, monkeypatch):
+    """`opened("extract", …)`: the run behind that command, in this process, in the folder."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("DIFFDICT_CHECKPOINTS", "")
+    instance = HydraConfig.instance()
+    before = instance.cfg
+
+    def build(door: str, *words: str) -> Run:
+        with initialize_config_dir(folder("conf"), version_base="1.3"):
+            words = [*FACES, "hydra.runtime.output_dir=out", "trainer=cpu", "logger=none", *words]
+            words += ["callbacks=none"] if door == "train" else ["callbacks.progress=null"]
+            cfg = compose(door, words, return_hydra_config=True)
+        instance.set_config(cfg)
+        with open_dict(cfg):
+            del cfg.hydra
+        return diffdict.run.build(cfg)
+
+    yield build
+    instance.cfg = before
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with released files of small networks, as their authors leave them."""
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    mae = MAE(**TINY).state_dict() | {"mask_token": torch.zeros(1, 1, 8)}
+    torch.save({"model": mae}, folder / "mae.pth")
+    swav = {f"module.{key}": x for key, x in SwAV(1 / 16).state_dict().items()}
+    torch.save({"state_dict": swav}, folder / "swav.pth")
+    return folder
+
+
+MAE_WORDS = [
+    *("backbone=mae", "backbone.checkpoint=mae.pth", "backbone.embed_dim=32"),
+    *("backbone.depth=13", "backbone.num_heads=2"),
+]
+SWAV_WORDS = ["backbone=swav", "backbone.checkpoint=swav.pth", "backbone.width=0.0625"]
+
+
+@pytest.fixture(scope="module")
+def nets(place) -> dict[str, Backbone]:
+    """The same networks from those files."""
+    mae = MAE(**TINY, checkpoint=str(place / "mae.pth"))
+    swav = SwAV(1 / 16, image_size=32, checkpoint=str(place / "swav.pth"))
+    return {"mae": mae.eval(), "swav": swav.eval()}
+
+
+@pytest.mark.parametrize(
+    ("words", "blocks"),
+    [
+        ([*MAE_WORDS, "block=[3,12]"], {3: "b03", 12: "b12"}),
+        ([*SWAV_WORDS, "timestep=[50,150]"], {block: block for block in SwAV(1 / 16).shapes}),
+    ],
+    ids=["mae", "swav"],
+)
+def test_what_is_stored_is_what_the_network_sees_without_a_timestep(
+    opened, place, nets, words, blocks
+):
+    run = opened("extract", *words, "storage=fp32")
+    run.trainer.predict(run.model, run.data, return_predictions=False)
+    net = nets[words[0].removeprefix("backbone=")]
+    store = FeatureStore.open(place / f"features/toy_faces/{net.name}/train")
+    assert [*store.streams] == [*blocks.values(), "mask"]
+    assert (store.identity["backbone_sha256"], store.identity["noise"]) == (net.sha256, None)
+    picture = ToyFaces("train", image_size=32)[0]["image"]
+    with torch.no_grad():
+        seen = net.features(picture[None], blocks=list(blocks))
+    for block, stream in blocks.items():
+        torch.testing.assert_close(store[0][stream], seen[block][0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SWAV_WORDS, "block=layer1.2", "timestep=50", "data.source=live"],
+        [*MAE_WORDS, "block=12", "data.source=live"],
+        ["backbone=pixels", "data.source=live"],
+    ],
+    ids=["swav", "mae", "pixels"],
+)
+def test_a_dictionary_learns_from_each_live(opened, words):
+    few = ["sae.scale=2", "sae.k=2", "data.batch_size=16", "data.val_pictures=1"]
+    run = opened("train", "task=sae", *words, *few, "trainer.max_steps=2")
+    run.trainer.fit(run.model, run.data)
+    assert run.trainer.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["backbone=mae", "backbone.depth=1"], "No checkpoint 'mae_imagenet': neither a file nor one of"),
+        ([*MAE_WORDS, "dataset.image_size=64"], "of 32×32 pictures, this network of 64×64"),
+        ([*MAE_WORDS[:3], "block=3"], "backbone.depth=13 (the network has 24)"),
+        ([*MAE_WORDS, "block=13"], "mae has no block 13. Its blocks: 0, 1, "),
+        (["backbone=swav", "backbone.checkpoint=mae.pth"], "the file holds a MAE ViT"),
+        ([*SWAV_WORDS[:2], "backbone.width=0.125"], "It has width 0.0625 in the file, 0.125 here"),
+    ],
+)
+def test_a_mistake_is_one_line(opened, words, said):
+    with pytest.raises(Exception) as told:  # noqa: PT011 - Hydra's own around it
+        opened("extract", *words)
+    assert said in _mistake(told.value)
