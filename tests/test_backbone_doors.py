@@ -113,7 +113,10 @@ def test_a_dictionary_learns_from_each_live(opened, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["backbone=mae", "backbone.depth=1"], "No checkpoint 'mae_imagenet': neither a file nor one of"),
+        (
+            ["backbone=mae", "backbone.depth=1"],
+            "No checkpoint 'mae_imagenet': neither a file nor one of",
+        ),
         ([*MAE_WORDS, "dataset.image_size=64"], "of 32×32 pictures, this network of 64×64"),
         ([*MAE_WORDS[:3], "block=3"], "backbone.depth=13 (the network has 24)"),
         ([*MAE_WORDS, "block=13"], "mae has no block 13. Its blocks: 0, 1, "),

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from subprocess import Popen
@@ -97,10 +97,8 @@ class FeatureWriter(pl.Callback):
         rows = []
         for split, store in self.stores.items():
             made = [stream for name, stream in store.streams.items() if name != MASK]
-            steps = ", ".join(
-                dict.fromkeys(str(s.timestep) for s in made if s.timestep is not None)
-            )
-            blocks = ", ".join(dict.fromkeys(str(s.block) for s in made))
+            steps = _listed(s.timestep for s in made if s.timestep is not None)
+            blocks = _listed(s.block for s in made)
             lacks = f"{len(store.todo())} of {store.shards} shards" if store.todo() else "nothing"
             size = files.human_bytes(self._missing(store))
             rows.append((split, str(len(store)), steps or "-", blocks, lacks, size))
@@ -218,6 +216,12 @@ class FeatureWriter(pl.Callback):
         _show(title, ("split", "pictures", "size", "state"), rows)
         for store in self.stores.values():
             Console(soft_wrap=True).print(f" {store.path}", highlight=False)  # never folded
+
+
+def _listed(values: Iterable[int | str]) -> str:
+    """Each once; of more than six the ends and the count, which keep the table on a screen."""
+    each = list(dict.fromkeys(map(str, values)))
+    return ", ".join(each) if len(each) <= 6 else f"{each[0]} … {each[-1]} ({len(each)})"
 
 
 def _show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
