@@ -7,13 +7,14 @@ from diffdict.__main__ import door
 
 @door
 def train(cfg: DictConfig) -> float | None:
-    from diffdict.run import build, close  # torch waits until here: --help and tab stay quick
+    from diffdict.run import build, close, resumed  # torch waits until here: --help stays quick
 
+    cfg = resumed(cfg)
     run = build(cfg)
     with close(run):
         run.trainer.fit(run.model, run.data, ckpt_path=cfg.ckpt_path, weights_only=True)
         if cfg.test:
-            run.trainer.test(run.model, run.data)
+            run.trainer.test(run.model, run.data, verbose=False)
     return run.metric(cfg.optimized_metric)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffdict import jobs
 from diffdict.errors import UserError, one_line
 
 PACKAGE = Path(__file__).parent
@@ -41,19 +42,25 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     """A function of a composed config becomes a command: Hydra in front, mistakes in one line."""
     import hydra  # not for `info` and `verify`, which need no config
 
-    parent, failures, started = os.getpid(), [], []
+    parent, script = os.getpid(), os.path.abspath(sys.argv[0])
+    failures, started = [], []
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
         started.append(True)
-        _point_children_at_this_job()
         try:
+            found = _found_before(task.__name__)
+            if found is not None:
+                return jobs.optimized(found, cfg.optimized_metric)
+            _point_children_at_this_job(script)
             return task(cfg)
         except Exception as error:
             mistake = _mistake(error)
-            if mistake is None or os.getpid() != parent:  # a bug, or a cluster's worker
+            if mistake is None:
                 raise
             print(f"{task.__name__}: {mistake}", file=sys.stderr, flush=True)
+            if os.getpid() != parent:  # a launcher's worker: whoever waits for it has to know
+                raise UserError(mistake) from None
             failures.append(mistake)  # a sweep goes on with its next job
             return None
 
@@ -92,7 +99,21 @@ def _leave_folder_to_first_rank() -> None:
         sys.argv += [f"hydra.run.dir={own}", "hydra.output_subdir=null"]
 
 
-def _point_children_at_this_job() -> None:
+def _found_before(door: str) -> dict | None:
+    """The results of a sweep's job that are in its folder already, said in one line."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    cfg = HydraConfig.get()
+    if cfg.mode != RunMode.MULTIRUN:
+        return None
+    found = jobs.results_of(cfg.runtime.output_dir, cfg.overrides.task)
+    if found is not None:
+        print(f"{door}: {cfg.runtime.output_dir} has its results: left as it is", file=sys.stderr)
+    return found
+
+
+def _point_children_at_this_job(script: str) -> None:
     """A DDP child re-runs sys.argv: it gets this job's own overrides, never the sweep again."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -101,7 +122,8 @@ def _point_children_at_this_job() -> None:
     cfg = HydraConfig.get()
     if cfg.mode != RunMode.MULTIRUN:
         return
-    sys.argv = [sys.argv[0], *cfg.overrides.task, "hydra.mode=RUN"]
+    sys.argv = [script, *cfg.overrides.task, "hydra.mode=RUN"]
+    sys.modules["__main__"].__spec__ = None  # a launcher's worker is a module, the child is not
     with read_write(cfg):
         cfg.run.dir = cfg.runtime.output_dir
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 settings.register_profile("house", deadline=None, derandomize=True)  # no test times anything
@@ -85,6 +86,45 @@ def golden():
             return Golden(facts, dict(arrays))
 
     return read
+
+
+def nested(settings: dict, into: dict) -> dict:
+    """A copy of a config with these settings, whose keys may have points."""
+    config = OmegaConf.create(into)
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    return OmegaConf.to_container(config)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """`sweep({"block": 3, "test/fvu": 0.1}, …)`: folders as the jobs of a sweep leave them.
+
+    Keys with a slash are what was measured, all others what was typed.
+    """
+
+    def write(*jobs: dict, task="sae", name="sweep", classes=("sky", "sea"), maps=(), **config):
+        for number, job in enumerate(jobs):
+            metrics = {key: value for key, value in job.items() if "/" in key}
+            typed = {key: value for key, value in job.items() if "/" not in key}
+            shared = {"dataset": {"name": "toy"}, "timestep": 50, "block": 6, "seed": 0, **config}
+            results = {
+                "format": 1,
+                "door": "train",
+                "task": task,
+                "overrides": [f"{key}={value}".replace(" ", "") for key, value in typed.items()],
+                "choices": {"sae": typed.get("sae", "topk")},
+                "config": nested({key: v for key, v in typed.items() if key != "sae"}, shared),
+                "facts": {"class_names": list(classes), "maps": list(maps)},
+                "metrics": metrics,
+                "tables": {},
+            }
+            folder = tmp_path / name / str(number)
+            (folder / ".hydra").mkdir(parents=True)
+            (folder / "results.json").write_text(json.dumps(results))
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,9 +1,6 @@
 """What a run found, kept for sweeps, tables and pages: results.json, and its tables as CSV."""
 
-import csv
-import io
 import json
-import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -16,14 +13,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from diffdict import __version__, files
+from diffdict.reports.rows import as_csv, plain
+from diffdict.reports.runs import FORMAT, RESULTS
 
-FORMAT = 1  # of results.json
 FACTS = (  # of the data, what tells whether figures may be compared
     *("dataset", "dataset_hash", "split", "pictures", "image_size", "class_names"),
     *("backbone", "backbone_sha256", "d_in", "grid", "maps"),
 )
-Cell = str | int | float | bool | None
-Row = Mapping[str, Cell]
 
 
 class KeepResults(pl.Callback):
@@ -46,12 +42,25 @@ class KeepResults(pl.Callback):
         self.about = {"format": FORMAT, "door": door, "task": task, "overrides": list(overrides)}
         self.about |= {"choices": dict(choices), "config": dict(config)}
         self.about["facts"] = {name: facts[name] for name in FACTS if name in facts}
-        self.learned: dict[str, Tensor] = {}
+        self.learned: dict[str, Tensor | float] = {}
         self.began = time.perf_counter()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the training's last figures, which Lightning forgets when it begins to test."""
-        self.learned = dict(trainer.callback_metrics)
+        self.learned |= trainer.callback_metrics
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
+    ) -> None:
+        """A training that is resumed at its very end measures nothing more: figures travel."""
+        known = {**self.learned, **trainer.callback_metrics}
+        checkpoint["figures"] = {name: float(value) for name, value in known.items()}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
+    ) -> None:
+        """Those that the training had until then."""
+        self.learned |= checkpoint.get("figures", {})
 
     def figures(self, trainer: pl.Trainer) -> dict[str, float]:
         """Those of training, validation and test, by name."""
@@ -77,25 +86,4 @@ class KeepResults(pl.Callback):
             },
         }
         text = json.dumps(plain(whole), indent=1, ensure_ascii=False, allow_nan=False)
-        files.write_atomic(folder / "results.json", f"{text}\n".encode())
-
-
-def plain(value: object) -> object:
-    """The same in what JSON knows; null for what is no number."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Rows under the names of all their columns, in the order in which they first come."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([plain(dict(row)) for row in rows])
-    return text.getvalue()
+        files.write_atomic(folder / RESULTS, f"{text}\n".encode())

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from diffdict.reports.results import KeepResults, as_csv
+from diffdict.reports.results import KeepResults
 
 
 class Finder(pl.LightningModule):
@@ -64,11 +64,3 @@ def test_a_table_that_fails_leaves_no_results(tmp_path):
     with pytest.raises(TypeError):
         KeepResults("train", "sae").write(*run(tmp_path, {"concepts": [{"class": object()}]}))
     assert not (tmp_path / "results.json").exists()
-
-
-def test_rows_may_differ_in_their_columns():
-    text = as_csv([{"a": 1, "b": "x, y"}, {"a": None, "c": True}])
-    assert list(csv.DictReader(text.splitlines())) == [
-        {"a": "1", "b": "x, y", "c": ""},
-        {"a": "", "b": "", "c": "True"},
-    ]

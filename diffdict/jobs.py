@@ -1,0 +1,99 @@
+"""Jobs of sweeps, without torch: those that have their results are left, and reported on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffdict.errors import UserError
+from diffdict.reports.runs import RECORD, RESULTS, find_runs, read_results
+
+MEASURED = ("probe_sweep",)  # tasks that learn nothing which could be kept: evaluate.py runs them
+
+
+def record(mode: object, folder: str) -> str | None:
+    """Where Hydra keeps what was typed; nowhere in a job's folder that has results already."""
+    sweeps = getattr(mode, "name", mode) == "MULTIRUN"
+    return None if sweeps and (Path(folder) / RESULTS).exists() else RECORD
+
+
+def group(mode: object, folder: str) -> str | None:
+    """Under which name wandb shows a sweep's jobs together: the end of its folder's path."""
+    sweeps = getattr(mode, "name", mode) == "MULTIRUN"
+    return "/".join(Path(folder).parts[-3:]) if sweeps else None
+
+
+OmegaConf.register_new_resolver("diffdict.record", record, replace=True)
+OmegaConf.register_new_resolver("diffdict.group", group, replace=True)
+
+
+def results_of(folder: str | Path, overrides: Sequence[str]) -> dict | None:
+    """What this very job found when it ran before; the results of another one are refused."""
+    results = read_results(folder)
+    if results is None or sorted(results["overrides"]) == sorted(overrides):
+        return results
+    theirs, ours = set(results["overrides"]), set(overrides)
+    raise UserError(
+        f"{folder} holds the results of another job (there {_spoken(theirs - ours)}, here "
+        f"{_spoken(ours - theirs)}): nothing was done. Give another hydra.sweep.dir=, or let "
+        f"folders be named by what is swept: hydra.sweep.subdir='${{hydra.job.override_dirname}}'"
+    )
+
+
+def optimized(results: dict, name: str | None) -> float | None:
+    """The number that the sweeper was given, or would have been."""
+    if name is None:
+        return None
+    metrics = results["metrics"]
+    if name not in metrics:
+        raise UserError(
+            f"optimized_metric={name} is not among the job's results, which are there already: "
+            f"{', '.join(sorted(metrics))}"
+        )
+    return float("nan") if metrics[name] is None else metrics[name]
+
+
+def _spoken(overrides: set[str]) -> str:
+    return " ".join(sorted(overrides)) or "nothing instead"
+
+
+def subject(cfg: DictConfig) -> str:
+    """The one thing that evaluate works on: ckpt_path, runs or task."""
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = HydraConfig.get().runtime.choices
+    said = {"ckpt_path": cfg.ckpt_path, "runs": cfg.runs, "task": choices.get("task")}
+    given = [key for key, value in said.items() if value is not None]
+    if len(given) != 1:
+        came = " and ".join(f"{key}={said[key]}" for key in given) or "nothing"
+        raise UserError(
+            "evaluate works on exactly one of ckpt_path=outputs/…/last.ckpt, runs=multirun/… "
+            f"(with report=heatmap, table or curve) and task={MEASURED[0]}; it got {came}"
+        )
+    if given == ["task"] and said["task"] not in MEASURED:
+        raise UserError(
+            f"task={said['task']} is judged by what it has learned: give ckpt_path=outputs/…/"
+            f"last.ckpt instead; on features alone evaluate runs task={MEASURED[0]}"
+        )
+    return given[0]
+
+
+def report_on(cfg: DictConfig) -> None:
+    """What `report` says of the runs that `runs` names; no checkpoint or picture is read."""
+    from hydra.utils import get_object, instantiate
+
+    nodes = [node for node in (cfg.report or {}).values() if node is not None]
+    collecting = [hasattr(get_object(node._target_), "collect") for node in nodes]
+    if not nodes or not all(collecting):
+        said = "report=none" if not nodes else f"report={' and '.join(map(str, cfg.report))}"
+        raise UserError(
+            f"runs={cfg.runs} is shown by report=heatmap, table or curve, not by {said}: "
+            "a single run is shown by ckpt_path="
+        )
+    runs = find_runs(OmegaConf.to_object(cfg.runs) if OmegaConf.is_config(cfg.runs) else cfg.runs)
+    made = [instantiate(node, _convert_="all").collect(runs) for node in nodes]
+    loggers = [instantiate(node) for node in (cfg.logger or {}).values() if node is not None]
+    for one in made:
+        one.log(loggers)
+    for logger in loggers:
+        logger.finalize("success")

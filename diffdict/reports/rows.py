@@ -1,0 +1,63 @@
+"""Tables as rows: what JSON and CSV can hold of them, in Markdown, and on the screen."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+Cell = str | int | float | bool | None
+Row = Mapping[str, Cell]
+
+
+def plain(value: object) -> object:
+    """The same in what JSON knows; null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """The names of all columns, in the order in which they first come."""
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows under the names of all their columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([plain(dict(row)) for row in rows])
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The same as a table in a README."""
+    columns = columns_of(rows)
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[spoken(row.get(column)) for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def print_rows(rows: Sequence[Row], title: str | None = None) -> None:
+    """The same on the screen."""
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    columns = columns_of(rows)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(spoken(row.get(column)) for column in columns))
+    Console(soft_wrap=True).print(table)
+
+
+def spoken(value: object) -> str:
+    """A cell for people: four digits, nothing for none, lists without spaces."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(spoken, value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,85 @@
+"""Jobs that are done are left, those of another sweep refused, and evaluate gets one subject."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from diffdict import jobs
+from diffdict.errors import UserError
+
+WORDS = ["block=3", "sae.scale=[2,4]"]
+
+
+@pytest.fixture
+def done(tmp_path) -> Path:
+    results = {"format": 1, "overrides": WORDS, "metrics": {"test/fvu": 0.25, "test/iou": None}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def test_the_same_job_is_known_whatever_the_order_of_its_words(done, tmp_path):
+    assert jobs.results_of(done, WORDS[::-1])["metrics"]["test/fvu"] == 0.25
+    assert jobs.results_of(tmp_path / "new", WORDS) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["block=4", "sae.scale=[2,4]"], r"\(there block=3, here block=4\)"),
+        ([*WORDS, "seed=1"], r"\(there nothing instead, here seed=1\)"),
+        ([], r"\(there block=3 sae.scale=\[2,4\], here nothing instead\)"),
+    ],
+)
+def test_results_of_another_job_are_refused(done, words, said):
+    with pytest.raises(UserError, match=said + r".*another hydra.sweep.dir=.*hydra.sweep.subdir"):
+        jobs.results_of(done, words)
+
+
+def test_the_sweeper_gets_the_number_that_was_found(done):
+    results = jobs.results_of(done, WORDS)
+    assert jobs.optimized(results, "test/fvu") == 0.25
+    assert math.isnan(jobs.optimized(results, "test/iou"))
+    assert jobs.optimized(results, None) is None
+    with pytest.raises(UserError, match=r"optimized_metric=test/nope is not among.*test/fvu"):
+        jobs.optimized(results, "test/nope")
+
+
+def test_only_a_sweeps_job_with_results_keeps_its_record(done, tmp_path):
+    assert jobs.record(RunMode.MULTIRUN, str(done)) is None
+    assert jobs.record(RunMode.RUN, str(done)) == ".hydra"
+    assert jobs.record(RunMode.MULTIRUN, str(tmp_path / "new")) == ".hydra"
+    assert jobs.record(None, str(done)) == ".hydra"
+
+
+def test_the_jobs_of_a_sweep_are_one_group():
+    folder = "/scratch/me/multirun/2026-01-31/12-00-00"
+    assert jobs.group(RunMode.MULTIRUN, folder) == "multirun/2026-01-31/12-00-00"
+    assert jobs.group(RunMode.RUN, folder) is None
+
+
+@pytest.fixture
+def evaluate(monkeypatch):
+    """`evaluate(ckpt_path="x", task="sae")`: the subject that it would work on."""
+
+    def ask(task=None, **typed):
+        hydra = OmegaConf.create({"runtime": {"choices": {"task": task}}})
+        monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+        return jobs.subject(OmegaConf.create({"ckpt_path": None, "runs": None, **typed}))
+
+    return ask
+
+
+def test_evaluate_works_on_one_thing(evaluate):
+    assert evaluate(ckpt_path="a/last.ckpt") == "ckpt_path"
+    assert evaluate(runs="multirun") == "runs"
+    assert evaluate(task="probe_sweep") == "task"
+    for typed in ({}, {"ckpt_path": "a", "runs": "b"}, {"runs": "b", "task": "probe_sweep"}):
+        with pytest.raises(UserError, match=r"exactly one of ckpt_path=.*runs=.*task=probe_sweep"):
+            evaluate(**typed)
+    with pytest.raises(UserError, match="task=sae is judged by what it has learned"):
+        evaluate(task="sae")
