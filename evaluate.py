@@ -7,11 +7,16 @@ from diffdict.__main__ import door
 
 @door
 def evaluate(cfg: DictConfig) -> float | None:
+    from diffdict.jobs import report_on, subject
+
+    if subject(cfg) == "runs":
+        return report_on(cfg)
     from diffdict.run import build, close, trained  # torch waits until here
 
     run = build(trained(cfg))
+    kept = {"ckpt_path": cfg.ckpt_path, "weights_only": True}
     with close(run):
-        run.trainer.test(run.model, run.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        run.trainer.test(run.model, run.data, verbose=False, **kept)
     return run.metric(cfg.optimized_metric)
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 from types import FrameType, NoneType
@@ -18,6 +18,7 @@ from typing import NamedTuple, get_args
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -29,6 +30,7 @@ from diffdict import checkpoints
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
 from diffdict.reports.results import KeepResults
+from diffdict.reports.runs import find_runs
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
@@ -46,6 +48,7 @@ class Run(NamedTuple):
     data: pl.LightningDataModule
     model: pl.LightningModule
     trainer: pl.Trainer
+    reports: list  # on finished runs: they get this one when it has ended
 
     def metric(self, name: str | None) -> float | None:
         """The number that a sweeper minimises or maximises."""
@@ -66,7 +69,8 @@ def build(cfg: DictConfig) -> Run:
     data = _make(_without_workers(cfg.data))
     facts = data.facts
     model = _make(cfg.model, facts)
-    callbacks = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
+    made = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
+    callbacks = [one for one in made if isinstance(one, pl.Callback)]
     own = [KeepConfig(cfg), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
     loggers = [_make(node) for node in _each(cfg, "logger")]
     trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
@@ -74,7 +78,7 @@ def build(cfg: DictConfig) -> Run:
         checkpoints.check_resumable(cfg.ckpt_path, model)
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    return Run(data, model, trainer)
+    return Run(data, model, trainer, [one for one in made if one not in callbacks])
 
 
 def _make(node: DictConfig, facts: dict | None = None) -> object:
@@ -241,6 +245,25 @@ def trained(cfg: DictConfig) -> DictConfig:
     return merged
 
 
+def resumed(cfg: DictConfig) -> DictConfig:
+    """A sweep's job that was stopped goes on from its own last.ckpt, if that is of the same job."""
+    hydra = HydraConfig.get()
+    last = Path(hydra.runtime.output_dir) / "last.ckpt"
+    if hydra.mode != RunMode.MULTIRUN or cfg.ckpt_path is not None or not last.exists():
+        return cfg
+    again = OmegaConf.merge(cfg, {"ckpt_path": str(last)})
+    with suppress(UserError):  # a checkpoint that cannot be read: the job begins anew
+        kept = OmegaConf.merge(checkpoints.config_of(last), {"ckpt_path": str(last)})
+        if _resolved(kept) == _resolved(again):
+            print(f"Goes on from {last}", file=sys.stderr)
+            return again
+    return cfg
+
+
+def _resolved(cfg: DictConfig) -> dict:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
 @contextmanager
 def close(run: Run) -> Iterator[None]:
     """The end of a run, whichever it is: said in one line or one table, every logger finished."""
@@ -249,6 +272,7 @@ def close(run: Run) -> Iterator[None]:
         yield
         if HydraConfig.get().job.config_name != "extract":  # its stores say themselves what is done
             _kept(run.trainer).write(run.trainer, run.model)
+            _report(run)
         _table(run)
     except SIGTERMException:
         print(f"\nStopped by SIGTERM.{_way_on(run)}", file=sys.stderr)
@@ -268,6 +292,13 @@ def close(run: Run) -> Iterator[None]:
         _leave_ranks(run, before)
         if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
             sys.modules["wandb"].finish()
+
+
+@rank_zero_only
+def _report(run: Run) -> None:
+    """This run alone, by reports that collect several."""
+    for report in run.reports:
+        report.collect(find_runs(run.trainer.default_root_dir)).log(run.trainer.loggers)
 
 
 def _leave_ranks(run: Run, before: set[str]) -> None:

@@ -327,3 +327,55 @@ def test_a_stopped_training_says_how_it_goes_on(tmp_path, stop, code):
     last = tmp_path / "run/last.ckpt"
     assert f"ckpt_path={last}" in err or "ckpt_path=run/last.ckpt" in err, err
     torch.load(last, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def swept(stored):
+    """Two dictionaries of different width in a sweep, and a job that was refused."""
+    words = [*SMALL, *FEW[:3], *SAE, "backbone.checkpoint=null", *FEW[-2:], "trainer.max_steps=8"]
+    words += ["callbacks.progress=null", "optimized_metric=test/fvu", "hydra.sweep.dir=sweep"]
+    process = start("train", "-m", *words, "sae.scale=2,4,0.001", cwd=stored)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2, out + err
+    return words, stored / "sweep"
+
+
+def test_a_sweep_that_is_repeated_leaves_what_is_done(swept, stored):
+    words, folder = swept
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("[01]/**/*") if path.is_file()}
+    process = start("train", "-m", *words, "sae.scale=2,4,0.001", cwd=stored)
+    err = process.communicate(timeout=300)[1]
+    assert process.returncode == 2, "the third job fails again"
+    for number in "01":
+        assert err.count(f"train: {folder / number} has its results: left as it is") == 1
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    process = start("train", "-m", *words, "sae.scale=4,2", cwd=stored)
+    assert process.communicate(timeout=300)[1].count("holds the results of another job") == 2
+    assert process.returncode == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_job_that_was_stopped_goes_on_from_its_checkpoint(swept, stored):
+    words, folder = swept
+    before = results(folder / "1")
+    (folder / "1/results.json").unlink()
+    said = run("train", "-m", *words, "sae.scale=2,4", cwd=stored)
+    assert said.count(f"Goes on from {folder / '1/last.ckpt'}") == 1
+    assert results(folder / "1")["metrics"] == before["metrics"]
+
+
+def test_a_sweep_is_reported_on(swept, stored):
+    _, folder = swept
+    words = [f"runs={folder}", "hydra.run.dir=report"]
+    said = run("evaluate", "report=heatmap", *words, cwd=stored)
+    assert f"Without results, so left out (1): {folder / '2'}" in said
+    with (stored / "report/heatmap.csv").open() as file:
+        found = {row["sae.scale"]: float(row["test/fvu"]) for row in csv.DictReader(file)}
+    assert found == {
+        scale: results(folder / number)["metrics"]["test/fvu"]
+        for scale, number in (("2", "0"), ("4", "1"))
+    }
+    assert "sae.scale" in run("evaluate", "report=table", *words, cwd=stored)
+    run("evaluate", "report=curve", "x=sae.scale", *words, cwd=stored)
+    made = {path.name for path in (stored / "report").iterdir() if path.is_file()}
+    assert made >= {"heatmap.png", "table.csv", "table.md", "curve.png", "curve.csv"}

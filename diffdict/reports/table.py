@@ -1,0 +1,56 @@
+"""`report=table`: finished runs in rows, a row for each choice, mean ± deviation over seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffdict import files
+from diffdict.reports.collected import Collected
+from diffdict.reports.points import (
+    averaged,
+    chosen_metrics,
+    comparable,
+    grouped,
+    points_of,
+    row_of,
+    varying,
+)
+from diffdict.reports.rows import Row, as_csv, as_markdown, print_rows, spoken
+from diffdict.reports.runs import Runs
+
+
+class ResultsTable:
+    """`<folder>/table.csv` and `table.md`, and the same on the screen."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        metrics: Sequence[str] | None = None,
+        over: Sequence[str] = ("seed",),
+        task: str | None = None,
+    ) -> None:
+        """`metrics`: by default the usual ones that are there; `over`: what is averaged."""
+        self.folder, self.metrics, self.over, self.task = Path(folder), metrics, list(over), task
+
+    def collect(self, runs: Runs) -> Collected:
+        """Writes and prints."""
+        points = points_of(runs, self.task)
+        metrics = chosen_metrics(points, self.metrics)
+        points = [point for point in points if set(metrics) & set(point.metrics)]
+        keys = varying(points, self.over)
+        groups = grouped(points, keys)
+        metrics = comparable(groups, metrics, self.metrics)
+        rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
+        said: list[Row] = [
+            {
+                **dict(zip(keys, map(spoken, values), strict=True)),
+                "n": len(own),
+                **{name: str(averaged(own, name) or "") for name in metrics},
+            }
+            for values, own in groups.items()
+        ]
+        folder = files.writable_folder(self.folder)
+        files.write_atomic(folder / "table.csv", as_csv(rows).encode())
+        files.write_atomic(folder / "table.md", as_markdown(said).encode())
+        print_rows(said)
+        print(f"table: {folder / 'table.csv'}, {folder / 'table.md'}")
+        return Collected("table", rows, None)
