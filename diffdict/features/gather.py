@@ -9,6 +9,7 @@ from torch import Tensor
 
 # Float32 numbers blended at once on a CPU: they stay within its cache, in memory that is reused.
 CACHED = 1 << 19
+TILE = 32  # columns upsampled by one product, which knows only the tokens near them
 
 
 class Place(NamedTuple):
@@ -140,11 +141,14 @@ class NativeMaps:
         height, width = self.size
         seen = [self._multiplied(grid, index, weight) for grid in self.groups]
         across = torch.cat([upsampling(x.shape[1], width, x.device) for x in seen], dim=1)
+        tiles = [(tile, tile.any(0).nonzero()[:, 0]) for tile in across.split(TILE)]
+        tiles = [(tile[:, used], used) for tile, used in tiles]
         step = max(1, chunk // width)
         for start in range(0, height, step):
             y = torch.arange(start, min(start + step, height), device=across.device)
             rows = torch.cat([_upsampled_rows(x, y, height) for x in seen], dim=1)
-            yield slice(start * width, (start + len(y)) * width), (across @ rows).flatten(0, 1)
+            out = torch.cat([tile @ rows[:, used] for tile, used in tiles], dim=1)
+            yield slice(start * width, (start + len(y)) * width), out.flatten(0, 1)
 
     def _multiplied(
         self, grid: tuple[int, int], index: int, weight: Tensor
