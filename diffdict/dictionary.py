@@ -1,7 +1,7 @@
 """From a picture to concepts: a learned dictionary with the backbone that it looks through."""
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +17,14 @@ from torch.utils.data import Dataset
 
 from diffdict import checkpoints
 from diffdict.backbones.base import Backbone
-from diffdict.checkpoints.read import find_layout, read
 from diffdict.data.pictures import decode_picture, fit_picture
 from diffdict.errors import UserError, one_line
 from diffdict.features.noise import Noise
 from diffdict.features.pool import LivePool
 from diffdict.features.sources import LiveSource
-from diffdict.sae import dictionary_learning, saelens
+from diffdict.sae import kept
 from diffdict.sae.base import Sae
 from diffdict.sae.sparse import Codes
-from diffdict.tasks.side_by_side import apart
 
 ROOM = "diffdict.backbones."  # nothing else is ever built at a card's word
 Picture = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]
@@ -67,15 +65,10 @@ class Dictionary:
 
         `name` chooses among dictionaries that were learned side by side: scale20.
         """
-        path = Path(path)
-        if path.is_dir():
-            folder = _chosen_folder(path, name)
-            card = folder / saelens.CARD
-            known = saelens.read_json(card) if card.is_file() else {}
-            return cls(saelens.load(folder), known, device)
-        if path.is_file() and find_layout(read(path)[0], path) == "flat":
-            return cls(dictionary_learning.load(path), {}, device)
-        return cls(*_from_checkpoint(path, name), device)
+        sae, card = kept.load(path, name)
+        if card is None:
+            card = _card_of(checkpoints.config_of(path), Path(path))
+        return cls(sae, card, device)
 
     @torch.no_grad()
     def encode(self, picture: Picture, *, stream: str | None = None, index: int = 0) -> Seen:
@@ -178,55 +171,6 @@ def build_backbone(node: object) -> Backbone:
         raise
     except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"The card's backbone cannot be built: {one_line(error)}") from error
-
-
-def _chosen_folder(path: Path, name: str | None) -> Path:
-    """The export in this folder, in its dictionary/, or the one of that name below either."""
-    if (path / "dictionary").is_dir():
-        path = path / "dictionary"
-    if name is None and (path / saelens.CONFIG).is_file():
-        return path
-    held = (each.parent for each in path.glob(f"*/{saelens.CONFIG}"))
-    names = sorted(each.name for each in held if each.suffix != ".tmp")  # killed in mid-export
-    chosen = names[0] if name is None and len(names) == 1 else name
-    if names and chosen not in names:
-        raise UserError(_which(path, name, names))
-    return path / chosen if names else path
-
-
-def _which(path: Path, name: str | None, names: Sequence[str]) -> str:
-    asked = "name one of them" if name is None else f"got name={name!r}"
-    return (
-        f"{path} holds {len(names)} dictionaries ({', '.join(names)}), {asked}: "
-        f"Dictionary.load(path, name={names[0]!r})"
-    )
-
-
-def _from_checkpoint(path: Path, name: str | None) -> tuple[Sae, dict]:
-    """The dictionary in a run's checkpoint, its average where one was kept, and what it saw."""
-    config = checkpoints.config_of(path)
-    content, _ = read(path)
-    kept, state = content.get("dictionaries"), content.get("state_dict")
-    if not isinstance(kept, Mapping) or not isinstance(state, Mapping):
-        raise UserError(
-            f"{path} holds no dictionary: it is no run of task=sae. Name its last.ckpt or the "
-            f"folder dictionary/ beside it"
-        )
-    settings = dict(kept["sae"])
-    variants = {f"{each.__module__}.{each.__qualname__}": each for each in saelens.OURS.values()}
-    target = settings.pop("_target_")
-    if target not in variants:
-        raise UserError(f"{path} holds a {target!r}; known are {', '.join(variants)}")
-    plans = apart(partial(variants[target], **settings))
-    if name not in plans and not (name is None and len(plans) == 1):
-        raise UserError(_which(path, name, list(plans)))
-    name = name or next(iter(plans))
-    averages = any(key.startswith("ema.") for key in state)
-    prefix = f"{'ema' if averages else 'saes'}.{name}."
-    own = {key.removeprefix(prefix): x for key, x in state.items() if key.startswith(prefix)}
-    sae = plans[name](kept["d_in"])
-    checkpoints.load_strictly(sae, own, path)
-    return sae, _card_of(config, path)
 
 
 def _card_of(config: dict, path: Path) -> dict:

@@ -21,10 +21,11 @@ from diffdict.errors import UserError
 from diffdict.features.shuffle import mix
 from diffdict.metrics.sparsity import Sparsity, coherence
 from diffdict.sae.base import Output
+from diffdict.sae.several import ALONE, apart
 from diffdict.tasks.diffusion import average_decay, update_average
 from diffdict.tasks.divergence import first_broken, stop, stop_too_fast
 from diffdict.tasks.rates import Rates
-from diffdict.tasks.side_by_side import ALONE, apart, check_same, chosen, part, settings
+from diffdict.tasks.side_by_side import check_same, chosen, part, settings
 
 LOOK_EVERY = 50  # steps after which a GPU is asked for its losses; else it is never waited for
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")  # fp16 would clip and project scaled gradients

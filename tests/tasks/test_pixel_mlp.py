@@ -297,7 +297,7 @@ def test_members_go_out_and_come_back_as_published_files(learned, tmp_path):
         ({"class_weights": "own"}, r"model\.class_weights is none, root, inverse, got 'own'"),
         ({"protocol": "own"}, r"model\.protocol is published or standard, got 'own'"),
         ({"hidden": []}, r"model\.hidden holds widths of at least one layer"),
-        ({"decay": "sudden"}, r"model\.decay is none, linear, cosine, got 'sudden'"),
+        ({"decay": "sudden"}, r"model\.decay is none, linear, cosine, poly, got 'sudden'"),
         ({"classifiers": "/nowhere"}, r"model\.classifiers=/nowhere holds no model_0\.pth"),
     ],
 )

@@ -78,7 +78,7 @@ def test_tokens_that_are_no_numbers_are_named(tmp_path, task, fit):
         ({}, {"ema_decay": 1.0}, r"model\.ema_decay must lie in \[0, 1\), got 1\.0"),
         ({}, {"clip": -1.0}, r"model\.clip must be positive"),
         ({}, {"resample_every": 0}, r"model\.resample_every counts tokens"),
-        ({}, {"decay": "sudden"}, r"model\.decay is none, linear, cosine, got 'sudden'"),
+        ({}, {"decay": "sudden"}, r"model\.decay is none, linear, cosine, poly, got 'sudden'"),
         ({}, {"decay_share": 0.0}, r"model\.decay_share must lie in \(0, 1\]"),
     ],
 )

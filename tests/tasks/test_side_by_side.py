@@ -9,8 +9,8 @@ import torch
 from diffdict.checkpoints import check_resumable
 from diffdict.errors import UserError
 from diffdict.sae.relu import Relu
+from diffdict.sae.several import apart
 from diffdict.sae.topk import TopK
-from diffdict.tasks.side_by_side import apart
 
 SHORT = {"dead_after": 64}
 # what is listed, and everything that a step keeps beside the weights
