@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -52,6 +53,9 @@ def place(tmp_path_factory) -> Path:
     torch.save({"model": mae}, folder / "mae.pth")
     swav = {f"module.{key}": x for key, x in SwAV(1 / 16).state_dict().items()}
     torch.save({"state_dict": swav}, folder / "swav.pth")
+    levels = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(32, layers_per_block=1, block_out_channels=(32, 32), **levels)
+    unet.save_pretrained(folder / "pipeline/unet")
     return folder
 
 
@@ -100,8 +104,9 @@ def test_what_is_stored_is_what_the_network_sees_without_a_timestep(
         [*SWAV_WORDS, "block=layer1.2", "timestep=50", "data.source=live"],
         [*MAE_WORDS, "block=12", "data.source=live"],
         ["backbone=pixels", "data.source=live"],
+        ["backbone=hub", "backbone.checkpoint=pipeline", "block=2", "data.source=live"],
     ],
-    ids=["swav", "mae", "pixels"],
+    ids=["swav", "mae", "pixels", "hub"],
 )
 def test_a_dictionary_learns_from_each_live(opened, words):
     few = ["sae.scale=2", "sae.k=2", "data.batch_size=16", "data.val_pictures=1"]
@@ -121,6 +126,7 @@ def test_a_dictionary_learns_from_each_live(opened, words):
         ([*MAE_WORDS[:3], "block=3"], "backbone.depth=13 (the network has 24)"),
         ([*MAE_WORDS, "block=13"], "mae has no block 13. Its blocks: 0, 1, "),
         (["backbone=swav", "backbone.checkpoint=mae.pth"], "the file holds a MAE ViT"),
+        (["backbone=hub"], "needs a folder that diffusers saved: backbone.checkpoint=…"),
         ([*SWAV_WORDS[:2], "backbone.width=0.125"], "It has width 0.0625 in the file, 0.125 here"),
     ],
 )

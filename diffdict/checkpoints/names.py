@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from diffdict.checkpoints.folders import unet_weights
 from diffdict.errors import UserError
 from diffdict.files import download, sha256, write_atomic
 
@@ -92,7 +93,10 @@ def folder_of_weights(folder: str | Path | None = None) -> Path:
 
 
 def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
-    """The file of a released name (fetched when it is missing), a packaged name, or a path."""
+    """The file of a released name (fetched when it is missing), a packaged name, or a path.
+
+    Of a folder that diffusers saved, the U-Net's.
+    """
     name = str(checkpoint)
     if name in released():
         return fetch(name, folder)
@@ -101,6 +105,8 @@ def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
     path = Path(checkpoint)
     if path.is_file():
         return path
+    if path.is_dir() and (inside := unet_weights(path)):
+        return inside
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path}/last.ckpt.")
     names = ", ".join(
@@ -121,7 +127,8 @@ def sha256_at_hand(checkpoint: str | Path, folder: str | Path | None = None) -> 
         path = folder_of_weights(folder) / f"{checkpoint}{entry.suffix}"
         return proven(checkpoint, path) if path.is_file() else None
     path = packaged().get(str(checkpoint), Path(checkpoint))
-    return sha256(path) if path.is_file() else None
+    path = unet_weights(path) if path.is_dir() else path
+    return sha256(path) if path is not None and path.is_file() else None
 
 
 def fetch(name: str, folder: str | Path | None = None) -> Path:
