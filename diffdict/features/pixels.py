@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -12,10 +14,13 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.coded import CodedMaps, Maps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import LabelledPicture, PictureLoader, check_labelled, hold
 from diffdict.features.shuffle import ResumableLoader, permutation
 from diffdict.features.sources import Blocks, Origin, Source, Steps
+from diffdict.sae import kept
+from diffdict.sae.base import Sae
 
 UNLABELLED = -1  # stands for the ignore label in data that has none
 
@@ -45,7 +50,7 @@ class PixelLoader(ResumableLoader[PixelBatch]):
 
     def __init__(
         self,
-        maps: NativeMaps,
+        maps: Maps,
         labels: Int64[Tensor, "pictures height width"],
         ignore_label: int | None = None,
         batch_size: int = 64,
@@ -118,13 +123,15 @@ class PixelDataModule(pl.LightningDataModule):
         smallest_annotation: int = 20,
         on_device: bool = False,
         alike: bool = False,
+        sae: str | None = None,
     ) -> None:
         """`backbone`, `dtype` and `compute` are for source="live" only.
 
         Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
         The last `val_pictures` training pictures are for validation; `on_device` holds the maps
-        on the trainer's device; `alike`: every rank draws the same pixels.
+        on the trainer's device; `alike`: every rank draws the same pixels; `sae`: a dictionary's
+        export, run or checkpoint, whose codes then stand for the features.
         """
         super().__init__()
         self.origin = Origin(
@@ -137,10 +144,10 @@ class PixelDataModule(pl.LightningDataModule):
         )
         self.batch_size, self.members, self.seed = batch_size, members, seed
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
-        self.on_device, self.alike = on_device, alike
+        self.on_device, self.alike, self.sae = on_device, alike, sae
         # a rank whose share of a small test set is empty still takes part
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._held: tuple[NativeMaps, Tensor] | None = None
+        self._held: tuple[Maps, Tensor] | None = None
         self._training: PixelLoader | None = None
         self._resumed: dict = {}
 
@@ -148,8 +155,22 @@ class PixelDataModule(pl.LightningDataModule):
     def facts(self) -> dict:
         """What a segmenter needs to know: width, classes, and where the features come from."""
         train = self._source("train")
-        widths = [stream.channels for stream in train.streams]
-        return {**train.facts, "d_in": sum(widths), "maps": [s.name for s in train.streams]}
+        width = sum(stream.channels for stream in train.streams)
+        own = {"d_in": width, "maps": [stream.name for stream in train.streams]}
+        if self.sae is not None:
+            if self._dictionary.d_in != width:
+                raise UserError(_other_width(self.sae, self._dictionary.d_in, width, own["maps"]))
+            own |= {"d_in": self._dictionary.latents, "sae": str(Path(self.sae).absolute())}
+        return {**train.facts, **own}
+
+    @cached_property
+    def _dictionary(self) -> Sae:
+        return kept.load(self.sae).sae.eval().requires_grad_(False)
+
+    def _seen(self, maps: NativeMaps) -> Maps:
+        """Features as they are, or as the dictionary sees them."""
+        device = next(iter(maps.groups.values())).device
+        return maps if self.sae is None else CodedMaps(maps, self._dictionary.to(device))
 
     def _source(self, split: str) -> Source:
         return self.origin.open(split, self._device())
@@ -159,14 +180,14 @@ class PixelDataModule(pl.LightningDataModule):
         if stage in ("fit", None) and self._held is None:
             self._held = self._hold()
 
-    def _hold(self) -> tuple[NativeMaps, Tensor]:
+    def _hold(self) -> tuple[Maps, Tensor]:
         source, pictures = self._source("train"), self._pictures()[0]
         check_labelled(source)
         masks = torch.stack([source.mask(index).long() for index in pictures])
         maps = hold(source, pictures, tuple(masks.shape[1:]))
         labels = ignore_small(masks, source.facts["ignore_label"], self.smallest_annotation)
         _check_classes(labels, source.facts)
-        return (maps.to(self._device()) if self.on_device else maps.to("cpu")), labels
+        return self._seen(maps.to(self._device() if self.on_device else "cpu")), labels
 
     @property
     def class_pixels(self) -> Int64[Tensor, " classes"]:
@@ -203,6 +224,14 @@ class PixelDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> PictureLoader | list:
         """The training pictures held out."""
         return self._whole("train", self._pictures()[1]) if self.val_pictures else []
+
+    def on_after_batch_transfer(
+        self, batch: PixelBatch | LabelledPicture, dataloader_idx: int
+    ) -> PixelBatch | LabelledPicture:
+        """Whole pictures, too, are seen by the dictionary where there is one."""
+        if isinstance(batch, LabelledPicture):
+            return batch._replace(maps=self._seen(batch.maps))
+        return batch
 
     def test_dataloader(self) -> PictureLoader:
         """The test split."""
@@ -247,6 +276,13 @@ def _count(
     """Pixels of each class; of the ignored one there are none."""
     ignored = UNLABELLED if ignore_label is None else ignore_label
     return labels[labels != ignored].bincount(minlength=num_classes)
+
+
+def _other_width(sae: str, theirs: int, ours: int, maps: Sequence[str]) -> str:
+    return (
+        f"data.sae={sae} was learned on tokens of width {theirs}, pixels of {', '.join(maps)} have "
+        f"{ours}: give the timestep= and block= that it was learned on"
+    )
 
 
 def _check_classes(labels: Int64[Tensor, "*pictures"], facts: Mapping) -> None:

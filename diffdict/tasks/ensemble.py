@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffdict.errors import UserError
-from diffdict.features.gather import NativeMaps
+from diffdict.features.coded import Maps
 from diffdict.features.shuffle import mix
 from diffdict.metrics.segmentation import divergence
 
@@ -167,7 +167,7 @@ class Ensemble(nn.Module):
     # ------------------------------------------------------------------ prediction
 
     def pixels(
-        self, maps: NativeMaps, index: int = 0
+        self, maps: Maps, index: int = 0
     ) -> Iterator[tuple[slice, Float[Tensor, "members pixels classes"]]]:
         """Logits of all pixels of one picture, some at a time: as at inference, whatever the mode.
 
@@ -184,7 +184,7 @@ class Ensemble(nn.Module):
             yield place, x
 
     @torch.no_grad()
-    def predict(self, maps: NativeMaps, index: int = 0) -> Prediction:
+    def predict(self, maps: Maps, index: int = 0) -> Prediction:
         """Labels of one picture by both votes, and the members' doubt."""
         parts = []
         for _, logits in self.pixels(maps, index):

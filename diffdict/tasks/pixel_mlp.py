@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from diffdict.checkpoints import load_state_dict
 from diffdict.errors import UserError
-from diffdict.features.gather import NativeMaps
+from diffdict.features.coded import Maps
 from diffdict.features.pixels import LabelledPicture, PixelBatch
 from diffdict.metrics.segmentation import (
     PROTOCOLS,
@@ -197,7 +197,7 @@ class PixelMLP(pl.LightningModule):
 
     # ------------------------------------------------------------------ what it is worth
 
-    def predict(self, maps: NativeMaps) -> Prediction:
+    def predict(self, maps: Maps) -> Prediction:
         """Of one picture, in float32, whatever the training's precision."""
         with torch.autocast(self.device.type, enabled=False):
             return self.net.predict(maps)
@@ -248,22 +248,8 @@ class PixelMLP(pl.LightningModule):
         """Figures by class as they were last measured, and how long each member has learned."""
         tables = {"members": self._members()}
         if self.found:
-            tables["classes"] = self._classes(self.found[self.vote])
+            tables["classes"] = self.found[self.vote].table(self.class_names, self.protocol)
         return tables
-
-    def _classes(self, found: Confusion) -> list[dict[str, str | int | float]]:
-        columns = {
-            "iou": found.iou(self.protocol),
-            "precision": found.precision,
-            "recall": found.recall,
-            "pixels": found.pixels.sum(1),
-            "predicted": found.pixels.sum(0),
-        }
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [
-            {"class": name, **dict(zip(columns, row, strict=True))}
-            for name, row in zip(self.class_names, rows, strict=True)
-        ]
 
     def _members(self) -> list[dict[str, str | int | float]]:
         columns = (self.number, self.net.steps, self.best)
