@@ -1,11 +1,12 @@
 # make demo    install into .venv, then show what diffdict does
-# make test    install into .venv, then the whole suite (pages need a Chromium, and are left out without)
+# make test    install into .venv, then the whole suite, JOBS=2 processes (pages need a Chromium, and are left out without)
 # make faults  kills, flips, full disks, several ranks
 # make lint    style, arrows between rooms, lengths
 # make bench   every claim of speed as a ratio in one run
 # make setup   .venv alone
 # make saelens .venv-saelens alone: SAELens, which the suite checks exports against
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -46,7 +47,7 @@ demo: $(STAMP)
 	$(PY) extract.py task=samples data.number=16 sampler.respacing=ddim25 paths.samples=outputs/demo
 
 test: $(STAMP) $(LENS_STAMP)
-	$(PY) -m pytest -m "not faults$(WITHOUT)"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not faults$(WITHOUT)"
 	$(if $(WITHOUT),@echo "Left out: the page in a browser. No Chromium was found; CHROMIUM=/path/to/chromium names one.")
 
 faults: $(STAMP)
