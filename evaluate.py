@@ -9,11 +9,12 @@ from diffdict.__main__ import door
 def evaluate(cfg: DictConfig) -> float | None:
     from diffdict.jobs import report_on, subject
 
-    if subject(cfg) == "runs":
+    works_on = subject(cfg)
+    if works_on == "runs":
         return report_on(cfg)
     from diffdict.run import build, close, trained  # torch waits until here
 
-    run = build(trained(cfg))
+    run = build(trained(cfg) if works_on == "ckpt_path" else cfg)
     kept = {"ckpt_path": cfg.ckpt_path, "weights_only": True}
     with close(run):
         run.trainer.test(run.model, run.data, verbose=False, **kept)

@@ -42,6 +42,9 @@ warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  
 EVALUATION = ("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags")
 
 
+SCREEN = 60  # figures that are printed; more are in results.json alone
+
+
 class Run(NamedTuple):
     """What a door opens on."""
 
@@ -226,11 +229,6 @@ class StopBetweenBatches(pl.Callback):
 
 def trained(cfg: DictConfig) -> DictConfig:
     """The config that a checkpoint was trained with, and over it what is said now."""
-    if cfg.ckpt_path is None:
-        raise UserError(
-            "evaluate needs what it evaluates, nothing came: "
-            "python evaluate.py ckpt_path=outputs/…/last.ckpt"
-        )
     kept = checkpoints.config_of(cfg.ckpt_path)
     typed = {said.split("=")[0].lstrip("+~") for said in HydraConfig.get().overrides.task}
     merged = OmegaConf.create(kept)
@@ -326,7 +324,8 @@ def _way_on(run: Run) -> str:
 def _table(run: Run) -> None:
     """The last figures and the paths of what was written."""
     table = Table("", "", show_header=False, box=None)
-    for name, value in sorted(run.trainer.callback_metrics.items()):
+    figures = sorted(run.trainer.callback_metrics.items())
+    for name, value in figures if len(figures) <= SCREEN else ():
         table.add_row(name, f"{float(value):.4g}")
     kept = run.trainer.checkpoint_callback
     for name, path in (

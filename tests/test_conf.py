@@ -138,6 +138,22 @@ def test_a_typed_dataset_reaches_evaluate(dataset):
     assert composed("evaluate", f"dataset={dataset}").dataset.name
 
 
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_probes_are_swept_over_any_labelled_pictures(backbone):
+    for dataset in LABELLED:
+        cfg = composed("evaluate", "task=probe_sweep", f"dataset={dataset}", f"backbone={backbone}")
+        check_keys(cfg, f"{dataset} {backbone}")
+        assert cfg.hydra.runtime.choices.backbone == backbone
+        assert (cfg.dataset.name is not None, cfg.block, len(cfg.timestep)) == (True, "all", 7)
+        assert set(cfg.report) == {"heatmap"}
+
+
+def test_what_is_typed_wins_over_what_a_probe_sweep_brings():
+    cfg = composed("evaluate", "task=probe_sweep", "report=table", "timestep=null", "block=[3,4]")
+    assert (cfg.dataset.name, cfg.backbone.name) == ("toy_faces", "toy_ddpm")
+    assert (cfg.timestep, cfg.block, set(cfg.report)) == (None, [3, 4], {"table"})
+
+
 @pytest.mark.parametrize("dataset", options("dataset"))
 def test_a_dataset_brings_its_backbone_and_that_its_place(dataset):
     cfg = composed("extract", f"dataset={dataset}")
