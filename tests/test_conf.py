@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from diffdict import checkpoints
 from diffdict.__main__ import folder
@@ -138,14 +138,18 @@ def test_a_typed_dataset_reaches_evaluate(dataset):
     assert composed("evaluate", f"dataset={dataset}").dataset.name
 
 
-@pytest.mark.parametrize("backbone", options("backbone"))
-def test_probes_are_swept_over_any_labelled_pictures(backbone):
-    for dataset in LABELLED:
-        cfg = composed("evaluate", "task=probe_sweep", f"dataset={dataset}", f"backbone={backbone}")
-        check_keys(cfg, f"{dataset} {backbone}")
-        assert cfg.hydra.runtime.choices.backbone == backbone
-        assert (cfg.dataset.name is not None, cfg.block, len(cfg.timestep)) == (True, "all", 7)
-        assert set(cfg.report) == {"heatmap"}
+@pytest.mark.parametrize(
+    "word", [*(f"dataset={d}" for d in LABELLED), *(f"backbone={b}" for b in options("backbone"))]
+)
+def test_probes_are_swept_over_any_pictures_and_network(word):
+    cfg = composed("evaluate", "task=probe_sweep", word)
+    with open_dict(cfg):
+        cfg.data.pop("num_workers", None)  # as a run does
+    check_keys(cfg, word)
+    group, _, name = word.partition("=")
+    assert cfg.hydra.runtime.choices[group] == name
+    assert (cfg.dataset.name is not None, cfg.block, len(cfg.timestep)) == (True, "all", 7)
+    assert set(cfg.report) == {"heatmap"}
 
 
 def test_what_is_typed_wins_over_what_a_probe_sweep_brings():
