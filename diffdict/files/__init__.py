@@ -17,7 +17,7 @@ from diffdict.files.atomic import (
     write_atomic,
 )
 from diffdict.files.fetch import download
-from diffdict.files.folder import write_folder
+from diffdict.files.folder import unused, write_folder
 
 __all__ = [
     "bytes_bar",
@@ -33,6 +33,7 @@ __all__ = [
     "sha256",
     "temporary",
     "unpack",
+    "unused",
     "writable_folder",
     "write_atomic",
     "write_folder",

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, and whole again when they are written anew."""
+"""Folders that are whole or absent, whole again when written anew, and names still free."""
 
 import ctypes
 import os
@@ -29,6 +29,16 @@ def write_folder(path: str | Path, contents: Mapping[str, bytes]) -> Path:
         return path
     finally:
         remove(temp)  # what was left unfinished, or the old folder
+
+
+def unused(path: str | Path) -> Path:
+    """The path; where it is taken, the first free one of NAME-2, NAME-3, …"""
+    path, number = Path(path), 1
+    free = path
+    while free.exists() or free.is_symlink():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -5,7 +5,7 @@ import ctypes
 import pytest
 
 from diffdict.errors import UserError
-from diffdict.files import folder, write_folder
+from diffdict.files import folder, unused, write_folder
 
 
 class Old:
@@ -49,3 +49,12 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(UserError, match="Cannot write"):
         write_folder(tmp_path / "out", {"a": b"1"})
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path):
+    assert unused(tmp_path / "grid") == tmp_path / "grid"
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid-2").symlink_to("nowhere")
+    assert unused(tmp_path / "grid") == tmp_path / "grid-3"
+    (tmp_path / "grid.png").touch()
+    assert unused(tmp_path / "grid.png") == tmp_path / "grid-2.png"
