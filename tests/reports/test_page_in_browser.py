@@ -55,10 +55,21 @@ def test_the_first_view_says_what_the_dictionary_is(tab, page, sample):
     assert tab.text("h1") == f"Concepts of {sample.EVIL}" == tab.do("document.title")
     assert tab.texts("#facts dd") == [sample.EVIL, "50", "2,560", "0.1235", "–"]
     rows = tab.texts("#class-table tbody tr")
-    assert rows[0].split("\t") == ["nose", "5", "0.50", "0.60", "0.80", "0.70", "0.25", "0.13"]
-    assert rows[1].split("\t")[:3] == [sample.EVIL, "12", "0.30"]
-    assert "absent from test" in rows[2]
-    assert rows[3].split("\t")[2] == "0.40"
+    rows = [[each.strip() for each in row.split("\t")] for row in rows]
+    assert rows[0][2] == "", "a strip of pictures"
+    assert rows[0][:2] + rows[0][3:] == [
+        "nose",
+        "5",
+        "0.50",
+        "0.60",
+        "0.80",
+        "0.70",
+        "0.25",
+        "0.13",
+    ]
+    assert (rows[1][0], rows[1][1], rows[1][3]) == (sample.EVIL, "12", "0.30")
+    assert "absent from test" in rows[2][0]
+    assert rows[3][3] == "0.40"
     assert "1 of 3 classes are absent" in tab.text("#notes")
     assert tab.do("document.scripts.length") == 1, "what came from data stayed text"
     assert tab.do("document.querySelectorAll('#class-table b:not(.given), #facts b').length") == 0
@@ -72,12 +83,28 @@ def test_a_class_leads_to_its_latent_and_its_pictures(tab, page, sample):
     assert tab.do("location.hash") == "#latent-12"
     assert sample.EVIL in tab.text("#latent")
     tab.wait("Array.from(document.images).every((each) => each.naturalWidth > 0)")
-    assert tab.do("document.images.length") == drawn(tab) == 4
+    assert tab.do("document.querySelectorAll('#pictures img').length") == drawn(tab) == 4
     assert tab.do("document.querySelectorAll('.histogram rect').length") == sample.BINS
     captions = tab.texts("#pictures figcaption")
     assert captions[0] == f"test/2 {sample.EVIL}\nmax 3.00"
     tab.do("history.back()")
     tab.wait("document.body.dataset.view === 'classes'")
+
+
+def test_classes_and_strong_latents_show_where_they_are_active(tab, page):
+    tab.size(1600, 1600)
+    tab.open(page)
+    strip = "#class-table tr:nth-child(2) .strip"
+    tab.wait(f"document.querySelectorAll('{strip} canvas.heat').length === 4")
+    tab.wait("Array.from(document.images).every((each) => each.naturalWidth > 0)")
+    assert drawn(tab, f"{strip} canvas.heat") == 4
+    cards = tab.texts("#gallery a")
+    assert len(cards) == 59, "all but the silent one"
+    assert cards[0].startswith("59"), "the largest mean"
+    tab.wait("document.querySelectorAll('#gallery canvas.heat').length > 4")
+    tab.click("#gallery a:nth-child(2)")
+    tab.wait("document.querySelector('h2')?.innerText !== ''")
+    assert tab.do("location.hash") == "#latent-58"
 
 
 def test_heat_is_the_native_map_enlarged_bilinearly(tab, page, sample):
@@ -183,22 +210,22 @@ def test_names_survive_a_reload_an_export_and_the_generator(tab, page, tmp_path,
     assert sample.EVIL[:60] in tab.text("#row-12 .who")
     assert tab.text("#named") == "1 named"
     tab.open(page)
-    assert tab.texts("#class-table b.given") == ["", sample.EVIL[:60], ""]
+    assert tab.texts("#class-table table b.given") == ["", sample.EVIL[:60], ""]
     pick(tab, "#filter", "named")
     assert listed(tab) == [12]
     tab.click("#export")
     exported = tmp_path / "downloads" / "names.json"
     wait_for(exported)
-    names = read_names(exported, "abc")
+    names = read_names(exported, "abc")["abc"]
     assert names == {12: sample.EVIL[:60]}
     again = write_page(
         sample.concepts(), tmp_path / "again.html", {**names, 5: "tip of the nose"}
     ).path
     tab.open(again)
-    assert tab.texts("#class-table b.given") == ["tip of the nose", sample.EVIL[:60], ""]
+    assert tab.texts("#class-table table b.given") == ["tip of the nose", sample.EVIL[:60], ""]
     other = write_page(sample.concepts(key="another"), tmp_path / "other.html").path
     tab.open(other)
-    assert tab.texts("#class-table b.given") == ["", "", ""], "names belong to one dictionary"
+    assert tab.texts("#class-table table b.given") == ["", "", ""], "names belong to one dictionary"
 
 
 def test_names_are_loaded_from_a_file_and_taken_away(tab, page, tmp_path):
@@ -214,7 +241,7 @@ def test_names_are_loaded_from_a_file_and_taken_away(tab, page, tmp_path):
         path.write_text(text)
         tab.give_file("#load", path)
         tab.wait(f"{SAID}.includes({said!r})")
-    assert tab.texts("#class-table b.given")[0] == "eye"
+    assert tab.texts("#class-table table b.given")[0] == "eye"
     tab.open(page, "#latent-5")
     assert tab.do("document.getElementById('name').value") == "eye"
     pick(tab, "#name", "")
@@ -302,4 +329,5 @@ def test_a_page_without_classes_latents_or_pictures(tab, tmp_path, sample):
     nothing = sample.concepts(latents=[], pictures=[], classes=[])
     tab.open(write_page(nothing, tmp_path / "page.html").path)
     assert "no masks" in tab.text("#notes")
+    assert tab.text("#gallery") == ""
     assert "No latent" in tab.text("#rows")

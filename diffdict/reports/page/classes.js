@@ -9,6 +9,13 @@ const SCORES = [
   ["channel", "channel", "IoU on test of the best raw channel of the features"],
 ];
 
+const KNOWN = SCORES.filter(
+  ([key]) => key.startsWith("iou") || page.classes.some((each) => each[key] !== null),
+);
+const STRIP = "The test pictures in which the latent is strongest";
+const STRIP_LENGTH = 4;
+const GALLERY = 60;
+
 function drawClasses() {
   // Facts, notes and the table.
   document.getElementById("title").textContent = page.title;
@@ -17,14 +24,15 @@ function drawClasses() {
   );
   document.getElementById("facts").append(...facts);
   document.getElementById("notes").textContent = notes().join(" ");
-  if (!page.classes.length) return;
+  if (!page.classes.length) return drawGallery();
   const head = element(
     "tr",
     {},
     ...["class", "latent"].map((text) => element("th", { scope: "col" }, text)),
   );
   head.append(
-    ...SCORES.map(([key, label, told]) =>
+    element("th", { scope: "col", className: "strip", title: STRIP }, "where it is active"),
+    ...KNOWN.map(([key, label, told]) =>
       element("th", { scope: "col", title: told, className: `figure ${key}` }, label),
     ),
   );
@@ -34,8 +42,9 @@ function drawClasses() {
     { className: "mean" },
     element("th", { scope: "row" }, "mean"),
     element("td"),
+    element("td", { className: "strip" }),
   );
-  mean.append(...SCORES.map(([key, label]) => scoreCell(key, label, page.mean)));
+  mean.append(...KNOWN.map(([key, label]) => scoreCell(key, label, page.mean)));
   const table = element(
     "table",
     {},
@@ -43,6 +52,25 @@ function drawClasses() {
     element("tbody", {}, ...rows, mean),
   );
   document.getElementById("class-table").append(table);
+  return drawGallery();
+}
+
+function drawGallery() {
+  // The latents that are strongest where they are active.
+  const place = document.getElementById("class-table");
+  if (page.classes.length) place.append(element("h3", {}, "Strong latents"));
+  const rows = latents.number.map((_, row) => row).filter((row) => latents.density[row]);
+  rows.sort((one, other) => compare(latents.mean[one], latents.mean[other], -1));
+  const cards = rows.slice(0, GALLERY).map((row) => {
+    const strip = element("span", { className: "strip" });
+    const number = latents.number[row];
+    const name = element("b", { className: "given", "data-number": number });
+    const told = `active ${percent(latents.density[row])}, mean ${short(latents.mean[row])}`;
+    const card = element("a", { href: `#latent-${number}` }, strip, String(number), name, told);
+    whenSeen(card, () => drawStrip(strip, row));
+    return card;
+  });
+  place.append(element("div", { id: "gallery" }, ...cards));
 }
 
 function notes() {
@@ -74,8 +102,11 @@ function classRow(each) {
   // A class's figures; the whole row leads to its latent.
   const name = element("th", { scope: "row" }, swatch(each.colour), element("span", {}, each.name));
   if (each.absent) name.append(element("small", {}, "absent from test"));
-  const row = element("tr", { className: each.absent ? "absent" : "" }, name, latentCell(each));
-  row.append(...SCORES.map(([key, label]) => scoreCell(key, label, each)));
+  const strip = element("td", { className: "strip" });
+  const given = { className: each.absent ? "absent" : "" };
+  const row = element("tr", given, name, latentCell(each), strip);
+  if (each.latent !== null) whenSeen(row, () => drawStrip(strip, rowOf.get(each.latent)));
+  row.append(...KNOWN.map(([key, label]) => scoreCell(key, label, each)));
   if (each.latent !== null) {
     row.addEventListener("click", (event) => {
       if (!event.target.closest("a")) location.hash = `#latent-${each.latent}`;
@@ -92,12 +123,23 @@ function latentCell(each) {
   return element("td", { "data-label": "latent" }, link, name);
 }
 
+async function drawStrip(place, row) {
+  // A latent's first pictures, small, under heat.
+  const { top } = await readDetails(row);
+  const layers = top.slice(0, STRIP_LENGTH).map((each) => {
+    const made = pictureLayers(row, each.picture);
+    made.draw(each.map, each.maximum / top[0].maximum);
+    return made.layers;
+  });
+  place.append(...layers);
+}
+
 function scoreCell(key, label, figures) {
   // One figure; the first has a bar, with a mark where random directions come to.
   const cell = element(
     "td",
     { className: `figure ${key}`, "data-label": label },
-    decimal(figures[key]),
+    element("span", {}, decimal(figures[key])),
   );
   if (key === "iou_test" && figures.iou_test !== null) {
     const bar = element("span", { className: "bar", "aria-hidden": "true" });

@@ -87,28 +87,39 @@ function stepButton(label, step) {
 function pictureFigure(row, top, strongest) {
   // A picture with its layers; drawn when it comes into sight.
   const [name] = page.pictures[top.picture];
-  const heat = element("canvas", { className: "heat", width: 1, height: 1 });
-  const mask = element("canvas", { className: "mask", width: 1, height: 1 });
-  const image = element("img", { alt: `${name}, where latent ${latents.number[row]} is active` });
+  const { layers, mask, draw } = pictureLayers(row, top.picture);
   const made = element(
     "figure",
     {},
-    element("div", { className: "layers" }, image, mask, heat),
+    layers,
     element(
       "figcaption",
       {},
-      element("span", {}, name),
+      element("span", { title: name }, name),
       element("span", {}, `max ${short(top.maximum)}`),
     ),
   );
   const redraw = () => redrawMask(mask, top.picture, row);
   whenSeen(made, () => {
-    image.src = pictureSource(top.picture);
-    drawHeat(heat, top.map, strongest > 0 ? top.maximum / strongest : 0);
+    draw(top.map, strongest > 0 ? top.maximum / strongest : 0);
     shown.masks.push(redraw);
     redraw();
   });
   return made;
+}
+
+function pictureLayers(row, picture) {
+  // A picture under a mask and heat, all still empty, and what draws picture and heat.
+  const [name] = page.pictures[picture];
+  const heat = element("canvas", { className: "heat", width: 1, height: 1 });
+  const mask = element("canvas", { className: "mask", width: 1, height: 1 });
+  const image = element("img", { alt: `${name}, where latent ${latents.number[row]} is active` });
+  const layers = element("div", { className: "layers" }, image, mask, heat);
+  const draw = (map, strength) => {
+    image.src = pictureSource(picture);
+    drawHeat(heat, map, strength);
+  };
+  return { layers, mask, draw };
 }
 
 async function redrawMask(canvas, picture, row) {

@@ -14,6 +14,7 @@ const COLUMNS = [
 ];
 const SPARE = 8; // rows drawn beyond what is in sight
 const list = { rows: [], cursor: 0, sort: "iouTest", rising: false, height: 36, frame: 0 };
+if (!page.classes.length) list.sort = "mean";
 
 function startList() {
   // Fills the tools and draws for the first time.

@@ -8,8 +8,8 @@ from diffdict.errors import UserError
 FORM = '{"dictionary": "…", "names": {"123": "left eye"}}'
 
 
-def read_names(path: str | Path, key: str) -> dict[int, str]:
-    """Names by latent's number, from the file that the page of dictionary `key` exported."""
+def read_names(path: str | Path, *keys: str) -> dict[str, dict[int, str]]:
+    """Names by latent's number, of each of these dictionaries; a page exports those of one."""
     path = Path(path)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -20,13 +20,14 @@ def read_names(path: str | Path, key: str) -> dict[int, str]:
     names = said.get("names") if isinstance(said, dict) else None
     if not isinstance(names, dict) or not all(_is_name(*item) for item in names.items()):
         raise UserError(f"{path} holds no names: a page exports them as {FORM}")
-    if said.get("dictionary") != key:
+    if (whose := said.get("dictionary")) not in keys:
+        ours = f"this one is {keys[0]!r}" if len(keys) == 1 else f"these are {', '.join(keys)}"
         raise UserError(
-            f"The names in {path} belong to dictionary {said.get('dictionary')!r}, this one is "
-            f"{key!r}: its numbers mean other latents. Where they do not, change the file's "
-            f'"dictionary"'
+            f"The names in {path} belong to dictionary {whose!r}, {ours}: its numbers mean other "
+            f'latents. Where they do not, change the file\'s "dictionary"'
         )
-    return {int(number): name for number, name in names.items()}
+    mine = {int(number): name for number, name in names.items()}
+    return {key: mine if key == whose else {} for key in keys}
 
 
 def _is_name(number: str, name: object) -> bool:
