@@ -1,36 +1,65 @@
-"""Contact sheets: pictures, their masks and predictions beneath, and what the colours mean."""
+"""`report=grid`: a run's pictures, their masks, and what was found in them, as one PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffdict import files
+from diffdict.errors import UserError
+from diffdict.reports.colours import INK, PAPER, as_bytes, colours_of, rainbow
+from diffdict.reports.concept_grid import concept_figures
 
-PAPER, INK, UNKNOWN = (250, 249, 246), (40, 40, 48), (0, 0, 0)  # UNKNOWN: ignored pixels
 GAP, LINE = 6, 20  # pixels between the cells; height of a line of text
 CELL = 128  # small pictures are enlarged to about this side
 
 
+ON_SHEET, SHOWN = 16, 3  # pictures of a sheet, and of each class in a figure
+# Of a module that has been tested, its data, some classes (None: all) and a number of pictures.
+Figures = Callable[
+    [pl.LightningModule, pl.LightningDataModule, Sequence[str] | None, int], dict[str, Image.Image]
+]
+
+
 class Grid(pl.Callback):
-    """`report=grid`: the first pictures that a predict or test run saw, in `<folder>/grid.png`."""
+    """`<folder>/grid.png`: the first pictures that a run saw, with what was predicted.
+
+    After a test of a task in `FIGURES` its own figures instead, in a folder: `grid/concepts.png`.
+    """
 
     def __init__(
-        self, folder: str, pictures: int = 16, columns: int = 8, scale: int | None = None
+        self,
+        folder: str,
+        pictures: int | None = None,
+        columns: int = 8,
+        scale: int | None = None,
+        classes: list[str] | None = None,
     ) -> None:
-        """`scale`: how much the pictures are enlarged; by default until they are easily seen."""
-        self.folder, self.pictures, self.columns, self.scale = folder, pictures, columns, scale
+        """`pictures`: 16 of a sheet, 3 of each class in a figure, unless it is said.
+
+        `scale`: how much a sheet's are enlarged; by default until they are easily seen.
+        `classes`: those of a figure, by name; by default all.
+        """
+        if pictures is not None and pictures < 1:
+            raise UserError(f"report.grid.pictures must be at least 1, got {pictures}")
+        self.folder, self.columns, self.scale = Path(folder), columns, scale
+        self.pictures, self.classes = pictures, classes
         self.rows: list[dict[str, Tensor]] = []
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses what could not be drawn before anything is computed."""
         self.rows = []
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.rows = []
+        facts = getattr(trainer.datamodule, "facts", {})
+        if hasattr(pl_module, "judged") and not facts["labelled"]:
+            raise UserError(
+                f"report=grid shows where latents meet classes, {facts['dataset']} has no masks: "
+                f"report=dashboard does without"
+            )
 
     def on_predict_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
@@ -43,17 +72,25 @@ class Grid(pl.Callback):
         self._collect(trainer, outputs, batch)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer)
+        self._write_sheet(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer)
+        """The task's figures, where it has some."""
+        draw = next((draw for held, draw in FIGURES.items() if hasattr(pl_module, held)), None)
+        if draw is None:
+            self._write_sheet(trainer)
+        elif trainer.is_global_zero:
+            folder = files.unused(self.folder / "grid")
+            asked = self.classes, self.pictures or SHOWN
+            for name, figure in draw(pl_module, trainer.datamodule, *asked).items():
+                self._write(figure, folder / f"{name}.png")
 
     def _collect(self, trainer: pl.Trainer, outputs: object, batch: object) -> None:
         """Keep what came by until there are enough; a run that makes pictures shows its own."""
         outputs = outputs if isinstance(outputs, dict) else {}
         batch = batch if isinstance(batch, dict) else {}
         images = outputs.get("image", batch.get("image"))
-        missing = self.pictures - len(self.rows)
+        missing = (self.pictures or ON_SHEET) - len(self.rows)
         if not trainer.is_global_zero or images is None or missing <= 0:
             return
         made = "image" in outputs  # then its mask belongs to it, and nothing was predicted
@@ -63,7 +100,7 @@ class Grid(pl.Callback):
         for index in range(len(kept["image"])):
             self.rows.append({name: maps[index] for name, maps in kept.items()})
 
-    def _write(self, trainer: pl.Trainer) -> None:
+    def _write_sheet(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or not self.rows:
             return
         facts = getattr(trainer.datamodule, "facts", {})
@@ -81,9 +118,15 @@ class Grid(pl.Callback):
             predictions=stacked.get("prediction"),
             class_names=facts.get("class_names") or None,
         )
-        path = files.writable_folder(self.folder) / "grid.png"
-        files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG"))
+        self._write(sheet, files.unused(self.folder / "grid.png"))
+
+    def _write(self, figure: Image.Image, path: Path) -> None:
+        files.writable_folder(path.parent)
+        files.write_atomic(path, lambda stream: figure.save(stream, format="PNG", optimize=True))
         print(f"grid: {path}")
+
+
+FIGURES: dict[str, Figures] = {"findings": concept_figures}  # by what a task's module holds
 
 
 def contact_sheet(
@@ -102,11 +145,11 @@ def contact_sheet(
 
     `opacity` below 1 lets the picture shine through its mask.
     """
-    bytes_ = _as_bytes(images)
+    bytes_ = as_bytes(images)
     layers = [bytes_]
     for labels in (masks, predictions):
         if labels is not None:
-            colours = _colours(labels, palette or rainbow(int(labels.max()) + 1))
+            colours = colours_of(labels, palette or rainbow(int(labels.max()) + 1))
             layers.append(np.rint(opacity * colours + (1 - opacity) * bytes_).astype(np.uint8))
     count, height, width = bytes_.shape[:3]
     scale = scale or max(1, round(CELL / max(height, width)))
@@ -130,27 +173,6 @@ def contact_sheet(
     if legend:
         sheet.paste(legend, (0, tall))
     return sheet
-
-
-def rainbow(classes: int) -> list[tuple[int, int, int]]:
-    """Colours for classes that brought none: golden-angle hues, three brightnesses in turn."""
-    hsv = [(int(i * 0.618034 * 256) % 256, 170, (235, 175, 120)[i % 3]) for i in range(classes)]
-    strip = Image.fromarray(np.array([hsv], dtype=np.uint8).reshape(1, -1, 3), "HSV")
-    return [tuple(colour) for colour in np.asarray(strip.convert("RGB"))[0].tolist()]
-
-
-def _as_bytes(images: Float[Tensor, "n 3 h w"]) -> UInt8[np.ndarray, "n h w 3"]:
-    pixels = (images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
-    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-
-def _colours(
-    labels: Int[Tensor, "n h w"], palette: Sequence[Sequence[int]]
-) -> UInt8[np.ndarray, "n h w 3"]:
-    """Labels in their colours; those beyond the palette, as ignored ones are, stay black."""
-    table = np.array([*palette, UNKNOWN], dtype=np.uint8)
-    numbers = labels.cpu().numpy()
-    return table[np.where((numbers >= 0) & (numbers < len(palette)), numbers, len(palette))]
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

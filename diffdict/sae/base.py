@@ -43,6 +43,7 @@ class Sae(nn.Module):
 
     architecture = ""
     resamples = False  # whether dead latents are revived from outside
+    ranked: int | None = None  # at inference only so many largest of a token are active
 
     def __init__(
         self,
@@ -103,7 +104,9 @@ class Sae(nn.Module):
         return x / self.token_scale + self.mean
 
     def pre(
-        self, x: Float[Tensor, "tokens d_in"], part: slice = slice(None)
+        self,
+        x: Float[Tensor, "tokens d_in"],
+        part: slice | Int64[Tensor, " part"] = slice(None),
     ) -> Float[Tensor, "tokens part"]:
         """Pre-activations of raw tokens, of some latents or all: affine in x."""
         weight, bias = self.W_enc[part], self.b_enc[part]

@@ -41,6 +41,7 @@ class TopK(Sae):
                 f"lower sae.k or raise sae.scale"
             )
         self.k, self.aux_weight = k, aux_weight
+        self.ranked = None if self.together else k
         self.aux_k = max(1, d_in // 2) if aux_k is None else aux_k
 
     def activate(
