@@ -1,4 +1,4 @@
-"""Whole labelled pictures: their maps at native resolution, and their labels as they are."""
+"""Whole pictures: their maps at native resolution, and their labels as they are."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -19,6 +19,31 @@ class LabelledPicture(NamedTuple):
     maps: NativeMaps
     mask: Int64[Tensor, "height width"]
     index: int  # in its split
+
+
+class SeenPicture(NamedTuple):
+    """The same of a picture that may have none."""
+
+    maps: NativeMaps
+    mask: Int64[Tensor, "height width"] | None
+    index: int
+
+
+class SeenPictures:
+    """Pictures of a source, one at a time; with their labels where they have some."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[SeenPicture]:
+        facts = self.source.facts
+        for index in range(len(self)):
+            mask = self.source.mask(index).long() if facts["labelled"] else None
+            size = (facts["image_size"],) * 2 if mask is None else tuple(mask.shape)
+            yield SeenPicture(hold(self.source, [index], size), mask, index)
 
 
 class PictureLoader:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
-from diffdict.features.labelled import LabelledPicture, PictureLoader
+from diffdict.features.labelled import LabelledPicture, PictureLoader, SeenPictures
 from diffdict.features.moments import Measured, measure
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
@@ -244,6 +244,10 @@ class TokenDataModule(pl.LightningDataModule):
     def labelled(self, split: str) -> Iterable[LabelledPicture]:
         """Every picture of a split with its labels, for reports."""
         return PictureLoader(self._source(split), range(len(self._source(split))))
+
+    def seen(self, split: str) -> SeenPictures:
+        """The same of pictures that may have none."""
+        return SeenPictures(self._source(split))
 
     def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"] | None:
         """The picture that the backbone looked at, in [-1, 1]; None where it is not here."""
