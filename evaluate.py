@@ -12,8 +12,10 @@ def evaluate(cfg: DictConfig) -> float | None:
     works_on = subject(cfg)
     if works_on == "runs":
         return report_on(cfg)
-    from diffdict.run import build, close, trained  # torch waits until here
+    from diffdict.run import build, close, look, trained  # torch waits until here
 
+    if cfg.picture is not None:
+        return look(trained(cfg))
     run = build(trained(cfg) if works_on == "ckpt_path" else cfg)
     kept = {"ckpt_path": cfg.ckpt_path, "weights_only": True}
     with close(run):

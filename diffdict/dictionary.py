@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from diffdict import checkpoints
 from diffdict.backbones.base import Backbone
-from diffdict.data.pictures import decode_picture, fit_picture
+from diffdict.data.pictures import fit_picture
 from diffdict.errors import UserError, one_line
+from diffdict.features.looking import Shown, open_picture
 from diffdict.features.noise import Noise
 from diffdict.features.pool import LivePool
 from diffdict.features.sources import LiveSource
@@ -36,17 +36,6 @@ class Seen(NamedTuple):
     codes: Codes  # a token for each position, row after row
     maps: Float[Tensor, "latents height width"]  # the same codes, where they are
     grid: tuple[int, int]
-
-
-class Shown(Dataset):
-    """The one picture that is being looked at, whatever number its noise is drawn for."""
-
-    def __init__(self, image_size: int) -> None:
-        self.image_size = image_size
-        self.image = torch.zeros(3, image_size, image_size)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.image}
 
 
 class Dictionary:
@@ -139,10 +128,7 @@ class Dictionary:
             return picture.float()
         if isinstance(picture, Image.Image):
             return fit_picture(np.asarray(picture.convert("RGB")), side, "center", "The picture")
-        path = Path(picture)
-        if not path.is_file():
-            raise UserError(f"No picture at {path}")
-        return fit_picture(decode_picture(path, str(path)), side, "center", str(path))
+        return open_picture(picture, side)
 
     def _stream(self, pool: LivePool, wanted: str | None) -> int:
         """Which of a picture's stacked streams; concatenated ones are one."""

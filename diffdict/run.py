@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,11 +27,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from diffdict import checkpoints
+from diffdict import checkpoints, files
 from diffdict.errors import UserError
+from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
-from diffdict.reports.results import KeepResults
-from diffdict.reports.runs import find_runs
+from diffdict.reports.results import KeepResults, write_results
+from diffdict.reports.rows import print_rows
+from diffdict.reports.runs import find_runs, tables_beside
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
@@ -39,7 +42,11 @@ warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  
 warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  # Hydra made it
 
 # what evaluate.py takes from its own command line, never from the checkpoint's config
-EVALUATION = ("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags")
+EVALUATION = (
+    *("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags"),
+    *("picture", "names"),
+)
+LOOKED_AT = ("image_size", "backbone_sha256")  # what one picture has to be like, and who looks
 
 
 SCREEN = 60  # figures that are printed; more are in results.json alone
@@ -74,7 +81,7 @@ def build(cfg: DictConfig) -> Run:
     model = _make(cfg.model, facts)
     made = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
     callbacks = [one for one in made if isinstance(one, pl.Callback)]
-    own = [KeepConfig(cfg), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
+    own = [KeepConfig(cfg, facts), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
     loggers = [_make(node) for node in _each(cfg, "logger")]
     trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
@@ -174,15 +181,21 @@ def _kept(trainer: pl.Trainer) -> KeepResults:
 
 
 class KeepConfig(pl.Callback):
-    """The config travels in the checkpoint, unresolved: a new dataset still reaches data."""
+    """The config travels in the checkpoint, unresolved: a new dataset still reaches data.
 
-    def __init__(self, cfg: DictConfig) -> None:
+    With it goes what the data told the model, which can then be made again without any data.
+    """
+
+    def __init__(self, cfg: DictConfig, facts: dict) -> None:
         self.config = OmegaConf.to_container(cfg, resolve=False)
+        told = {*arguments(cfg.model._target_), *LOOKED_AT}
+        self.facts = {key: value for key, value in facts.items() if key in told}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
     ) -> None:
         checkpoint["config"] = self.config
+        checkpoint["facts"] = self.facts
 
 
 class StopBetweenBatches(pl.Callback):
@@ -260,6 +273,30 @@ def resumed(cfg: DictConfig) -> DictConfig:
 
 def _resolved(cfg: DictConfig) -> dict:
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def look(cfg: DictConfig) -> None:
+    """`picture=PATH`: what a trained module says of one picture, without any data set."""
+    os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)
+    if not hasattr(get_object(cfg.model._target_), "look"):
+        raise UserError(
+            f"picture= shows what was learned of a backbone's features, ckpt_path={cfg.ckpt_path} "
+            f"is a run of task={_about(cfg)['task']}: give one of task=sae or task=pixel_mlp"
+        )
+    facts, began = checkpoints.facts_of(cfg.ckpt_path), time.perf_counter()
+    image = open_picture(cfg.picture, facts["image_size"])
+    model = checkpoints.restore(cfg.ckpt_path, _make(cfg.model, facts)).eval()
+    cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    device = torch.device("cpu" if cpu else "cuda")
+    where, known = (cfg.timestep, cfg.block, cfg.noise), facts.get("backbone_sha256")
+    maps = see(image, instantiate(cfg.backbone), *where, known, device)
+    folder = files.unused(Path(HydraConfig.get().runtime.output_dir) / "picture")
+    known = {"tables": tables_beside(cfg.ckpt_path)}  # for what says more after a test
+    known = {k: v for k, v in known.items() if k in inspect.signature(model.look).parameters}
+    rows = model.to(device).look(image.to(device), maps, folder, **known)
+    write_results(folder, _about(cfg), {"picture": rows}, time.perf_counter() - began)
+    print_rows(rows)
+    print(f"picture: {folder}")
 
 
 @contextmanager

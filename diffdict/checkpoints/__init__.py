@@ -3,7 +3,7 @@
 from diffdict.checkpoints.fit import load_into, load_strictly
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
-from diffdict.checkpoints.resume import check_resumable
+from diffdict.checkpoints.resume import check_resumable, facts_of, restore
 from diffdict.checkpoints.summary import Description, describe, inspect, verify
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "check_resumable",
     "config_of",
     "describe",
+    "facts_of",
     "fetch",
     "inspect",
     "load_into",
@@ -21,6 +22,7 @@ __all__ = [
     "packaged",
     "released",
     "resolve",
+    "restore",
     "sha256_at_hand",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is a whole run that this module can go on from."""
+"""Whether a checkpoint is a whole run that this module can go on from, and going on from it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,3 +38,21 @@ def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
                 "task=, backbone= and flags that it was started with"
             )
     return path
+
+
+def restore(checkpoint: str | Path, module: nn.Module) -> nn.Module:
+    """The module as the run left it."""
+    content, _ = read(check_resumable(checkpoint, module))
+    module.load_state_dict(content["state_dict"])
+    return module
+
+
+def facts_of(checkpoint: str | Path) -> dict:
+    """What the data told the module that a run of ours learned."""
+    content, _ = read(Path(checkpoint))
+    if "facts" not in content:
+        raise UserError(
+            f"{checkpoint} does not say what its module was made for: it was written by an older "
+            f"version, train it again (the run's dictionary/ opens with Dictionary.load)"
+        )
+    return content["facts"]

@@ -1,4 +1,4 @@
-"""Colours of what a person looks at: paper and ink, classes, pictures."""
+"""Pictures and labels in bytes of colour."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-PAPER, INK, UNKNOWN = (250, 249, 246), (40, 40, 48), (0, 0, 0)  # UNKNOWN: ignored pixels
+UNKNOWN = (0, 0, 0)  # ignored pixels
 
 
 def rainbow(classes: int) -> list[tuple[int, int, int]]:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from diffdict.reports.colours import INK, PAPER
+from diffdict.reports.canvas import INK, PAPER, font, wide
 from diffdict.reports.overlay import colour_bar
 
 QUIET, RULE = (110, 112, 122), (224, 222, 214)
@@ -38,15 +38,15 @@ def draw_figure(
 ) -> Image.Image:
     """`columns`: heads of the cells of every group; `side`: of a cell, at most."""
     groups = max(len(row.groups) for row in rows)
-    wide = len(columns) * (side + GAP) - GAP
-    width = LEFT + groups * (wide + APART)
+    span = len(columns) * (side + GAP) - GAP
+    width = LEFT + groups * (span + APART)
     high = max(side, (len(max(rows, key=lambda row: len(row.lines)).lines) + 2) * LINE) + APART
     sheet = Image.new("RGB", (width, HEAD + len(rows) * high + FOOT), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((APART, 10), title, INK, font(20))
     for group in range(groups):
         for place, column in enumerate(columns):
-            x = LEFT + group * (wide + APART) + place * (side + GAP)
+            x = LEFT + group * (span + APART) + place * (side + GAP)
             pen.text((x, HEAD - LINE - 6), column, QUIET, font(14))
     for number, row in enumerate(rows):
         y = HEAD + number * high
@@ -54,7 +54,7 @@ def draw_figure(
         _words(pen, row, y)
         for group, cells in enumerate(row.groups):
             for place, cell in enumerate(cells):
-                x = LEFT + group * (wide + APART) + place * (side + GAP)
+                x = LEFT + group * (span + APART) + place * (side + GAP)
                 sheet.paste(fitted(cell, side), (x, y + 5))
     _scale(sheet, pen, scale, HEAD + len(rows) * high + 12)
     return sheet
@@ -71,7 +71,7 @@ def _words(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
 def _scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, scale: Scale, y: int) -> None:
     """The colours, and what they mean."""
     pen.text((LEFT, y), scale.weak, QUIET, font(14))
-    x = LEFT + round(font(14).getlength(scale.weak)) + 8
+    x = LEFT + wide(scale.weak, 14) + 8
     sheet.paste(colour_bar(180, 14), (x, y + 1))
     pen.rectangle((x - 1, y, x + 180, y + 15), outline=RULE)
     pen.text((x + 188, y), scale.strong, QUIET, font(14))
@@ -93,13 +93,8 @@ def fitted(cell: UInt8[np.ndarray, "height width 3"], side: int) -> Image.Image:
 
 def clipped(text: str, width: int, size: int) -> str:
     """As much of the text as fits."""
-    if font(size).getlength(text) <= width:
+    if wide(text, size) <= width:
         return text
-    while text and font(size).getlength(text + "...") > width:
+    while text and wide(text + "...", size) > width:
         text = text[:-1]
     return text + "..."
-
-
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own, at this size."""
-    return ImageFont.load_default(size=size)

@@ -7,12 +7,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.colours import INK, PAPER, as_bytes, colours_of, rainbow
+from diffdict.reports.canvas import INK, PAPER, font, wide, write_png
+from diffdict.reports.colours import as_bytes, colours_of, rainbow
 from diffdict.reports.concept_grid import concept_figures
 
 GAP, LINE = 6, 20  # pixels between the cells; height of a line of text
@@ -122,7 +123,7 @@ class Grid(pl.Callback):
 
     def _write(self, figure: Image.Image, path: Path) -> None:
         files.writable_folder(path.parent)
-        files.write_atomic(path, lambda stream: figure.save(stream, format="PNG", optimize=True))
+        write_png(figure, path)
         print(f"grid: {path}")
 
 
@@ -169,28 +170,24 @@ def contact_sheet(
             sheet.paste(picture.resize(cell, Image.Resampling.NEAREST), (x, y))
             y += cell[1] + 2
         if captions:
-            ImageDraw.Draw(sheet).text((x, y), captions[index], INK, _font())
+            ImageDraw.Draw(sheet).text((x, y), captions[index], INK, font())
     if legend:
         sheet.paste(legend, (0, tall))
     return sheet
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=13)
-
-
 def _legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: int) -> Image.Image:
     """A patch of colour and a name for every class, in as many lines as it takes."""
-    font, places, x, y = _font(), [], GAP, 4
+    places, x, y = [], GAP, 4
     for name in names:
-        wide = LINE + round(font.getlength(name)) + 3 * GAP
-        if x + wide > width and x > GAP:
+        step = LINE + wide(name) + 3 * GAP
+        if x + step > width and x > GAP:
             x, y = GAP, y + LINE
         places.append((x, y))
-        x += wide
+        x += step
     legend = Image.new("RGB", (width, y + LINE + 4), PAPER)
     pen = ImageDraw.Draw(legend)
     for (x, y), name, colour in zip(places, names, palette, strict=False):
         pen.rectangle((x, y + 2, x + 14, y + 15), tuple(colour), INK)
-        pen.text((x + LINE, y), name, INK, font)
+        pen.text((x + LINE, y), name, INK, font())
     return legend

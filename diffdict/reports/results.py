@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from diffdict import __version__, files
-from diffdict.reports.rows import as_csv, plain
+from diffdict.reports.rows import Row, as_csv, plain
 from diffdict.reports.runs import FORMAT, RESULTS
 
 FACTS = (  # of the data, what tells whether figures may be compared
@@ -69,21 +69,27 @@ class KeepResults(pl.Callback):
 
     @rank_zero_only
     def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The tables first, and results.json when they stand."""
-        folder = Path(trainer.default_root_dir)
+        """All of it, when the run is over."""
         tables = pl_module.tables() if hasattr(pl_module, "tables") else {}
-        for name, rows in tables.items():
-            files.write_atomic(folder / f"{name}.csv", as_csv(rows).encode())
-        whole = {
-            **self.about,
-            "metrics": self.figures(trainer),
-            "tables": {name: list(map(dict, rows)) for name, rows in tables.items()},
-            "seconds": round(time.perf_counter() - self.began, 3),
-            "versions": {
-                "diffdict": __version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
-        }
-        text = json.dumps(plain(whole), indent=1, ensure_ascii=False, allow_nan=False)
-        files.write_atomic(folder / RESULTS, f"{text}\n".encode())
+        about = {**self.about, "metrics": self.figures(trainer)}
+        write_results(trainer.default_root_dir, about, tables, time.perf_counter() - self.began)
+
+
+def write_results(
+    folder: str | Path, about: Mapping, tables: Mapping[str, Sequence[Row]], seconds: float
+) -> None:
+    """The tables first, and results.json when they stand."""
+    for name, rows in tables.items():
+        files.write_atomic(Path(folder) / f"{name}.csv", as_csv(rows).encode())
+    whole = {
+        **about,
+        "tables": {name: list(map(dict, rows)) for name, rows in tables.items()},
+        "seconds": round(seconds, 3),
+        "versions": {
+            "diffdict": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+    text = json.dumps(plain(whole), indent=1, ensure_ascii=False, allow_nan=False)
+    files.write_atomic(Path(folder) / RESULTS, f"{text}\n".encode())

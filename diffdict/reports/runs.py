@@ -4,12 +4,14 @@ import glob
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
 from diffdict.errors import UserError
+from diffdict.reports.rows import Row
 
 RESULTS = "results.json"
 RECORD = ".hydra"  # what Hydra keeps of each run: its config, and what was typed
@@ -58,6 +60,23 @@ def read_results(folder: str | Path) -> dict | None:
             f"or use the version that wrote it: {results.get('versions')}"
         )
     return results
+
+
+def tables_beside(checkpoint: str | Path) -> dict[str, list[Row]]:
+    """The tables of the run that left this checkpoint; none where they are not there or broken.
+
+    Of a run of several dictionaries, the rows of the one whose own checkpoint it is.
+    """
+    folder, whose = Path(checkpoint).absolute().parent, None
+    if folder.parent.name == "checkpoints":
+        folder, whose = folder.parent.parent, folder.name
+    tables: dict[str, list[Row]] = {}
+    with suppress(UserError):
+        tables = (read_results(folder) or {}).get("tables", {})
+    if whose is None:
+        return tables
+    own = {n: [row for row in rows if row.get("dictionary") == whose] for n, rows in tables.items()}
+    return {n: [{**row, "dictionary": None} for row in rows] for n, rows in own.items()}
 
 
 def find_runs(runs: str | Sequence[str]) -> Runs:

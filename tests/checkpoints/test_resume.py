@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffdict.checkpoints import check_resumable
+from diffdict.checkpoints import check_resumable, facts_of, restore
 from diffdict.errors import UserError
 
 
@@ -39,3 +39,14 @@ def test_weights_alone_are_refused_with_the_way_out(tmp_path):
         check_resumable(tmp_path / "net.pt", net)
     with pytest.raises(UserError, match="is no file"):
         check_resumable(tmp_path / "none.ckpt", net)
+
+
+def test_a_run_is_restored_with_what_its_data_told(tmp_path):
+    net, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    facts = {"d_in": 3, "mean": torch.ones(3), "palette": [(1, 2, 3)]}
+    path = saved(tmp_path / "last.ckpt", net.state_dict(), facts=facts)
+    assert restore(path, other) is other
+    assert torch.equal(other.weight, net.weight)
+    assert facts_of(path)["palette"] == [(1, 2, 3)]
+    with pytest.raises(UserError, match="written by an older version"):
+        facts_of(saved(tmp_path / "old.ckpt", net.state_dict()))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffdict.errors import UserError
-from diffdict.reports.runs import find_runs, read_results
+from diffdict.reports.runs import FORMAT, find_runs, read_results, tables_beside
 
 
 def test_jobs_are_found_in_order_whatever_names_them(sweep):
@@ -63,3 +63,15 @@ def test_results_of_another_kind_are_refused(tmp_path, text, said):
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(UserError, match=said):
         read_results(tmp_path)
+
+
+def test_the_tables_of_the_run_that_a_checkpoint_belongs_to(tmp_path):
+    rows = [{"dictionary": name, "latent": i, "class": "sky"} for i, name in enumerate("ab")]
+    results = {"format": FORMAT, "tables": {"latents": rows}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert tables_beside(tmp_path / "last.ckpt") == {"latents": rows}
+    own = tables_beside(tmp_path / "checkpoints/b/last.ckpt")
+    assert own == {"latents": [{"dictionary": None, "latent": 1, "class": "sky"}]}
+    assert tables_beside(tmp_path / "other/last.ckpt") == {}
+    (tmp_path / "results.json").write_text("{")
+    assert tables_beside(tmp_path / "last.ckpt") == {}
