@@ -79,13 +79,14 @@ def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> Nati
 
 def _no_numbers(source: Source, index: int, stream: Stream) -> str:
     """What to do about features that are no numbers."""
-    facts = source.facts
-    remedy = "extract them again, with storage=bf16 or fp32 if they are too large for fp16"
     if isinstance(source, LiveSource):
-        remedy = "try data.dtype=fp32 and data.compute=fp32"
+        return (
+            f"{stream.name} of {source.net.name} holds NaN or infinity for picture {index}: "
+            f"try data.dtype=fp32 and data.compute=fp32"
+        )
     return (
-        f"{stream.name} of picture {index} of {facts['dataset']} ({facts['split']}) holds NaN or "
-        f"infinity: {remedy}"
+        f"{stream.name} of picture {index} in {source.store.path} holds NaN or infinity: extract "
+        f"it again, with storage=bf16 or fp32 if that is too large a number for fp16"
     )
 
 

@@ -145,8 +145,6 @@ class PixelDataModule(pl.LightningDataModule):
         self.batch_size, self.members, self.seed = batch_size, members, seed
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
         self.on_device, self.alike, self.sae = on_device, alike, sae
-        # a rank whose share of a small test set is empty still takes part
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self._held: tuple[Maps, Tensor] | None = None
         self._training: PixelLoader | None = None
         self._resumed: dict = {}
@@ -259,6 +257,11 @@ class PixelDataModule(pl.LightningDataModule):
 
     def _whole(self, split: str, pictures: Sequence[int]) -> PictureLoader:
         rank, world = self._part()
+        if len(pictures) < world:  # a rank without any would not come to the sum of all figures
+            raise UserError(
+                f"{self.origin.dataset_name} has {len(pictures)} pictures to measure with ({split})"
+                f", fewer than the {world} ranks: trainer.devices={max(1, len(pictures))}"
+            )
         return PictureLoader(self._source(split), pictures[rank::world])
 
     def _part(self) -> tuple[int, int]:

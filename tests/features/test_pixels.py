@@ -312,7 +312,7 @@ class Spoilt(Net):
 
 def test_features_that_are_no_numbers_are_named():
     data = PixelDataModule(Pictures, Spoilt, timestep=50, block=[1, 2], source="live")
-    said = r"t0050-b02 of picture 3 of noise \(train\) holds NaN or infinity: try data\.dtype=fp32"
+    said = r"t0050-b02 of net holds NaN or infinity for picture 3: try data\.dtype=fp32"
     with pytest.raises(UserError, match=said):
         data.setup("fit")
 
