@@ -240,3 +240,30 @@ def test_every_sweep_of_dictionaries_composes(sweep):
     assert f"python train.py -m +sweep={sweep.stem}" in sweep.read_text()
     assert cfg.hydra.runtime.choices.task == "sae"
     assert set(cfg.hydra.sweeper.params) & {"timestep", "block", "sae.k"}
+
+
+@pytest.mark.parametrize("dataset", DOMAINS)
+@pytest.mark.parametrize("backbone", [None, *RELEASED])
+def test_few_shot_segmentation_is_the_published_one(dataset, backbone):
+    words = ["experiment=few_shot", f"dataset={dataset}"]
+    words += [f"backbone={backbone}"] if backbone else []
+    for typed in (words, words[::-1]):
+        cfg = composed("train", *typed)
+        check_keys(cfg, f"{typed}")
+        model, data = cfg.model, cfg.data
+        assert (cfg.dataset.name, model.members, data.members) == (dataset, 10, 10)
+        assert (data.batch_size, cfg.trainer.max_epochs, model.optimizer.lr) == (64, 100, 1e-3)
+        assert (model.patience, model.patience_from, model.vote) == (50, 4, "majority")
+        if backbone:
+            assert cfg.backbone.checkpoint == f"{backbone}_{DOMAINS[dataset]}"
+        else:
+            assert (cfg.timestep, cfg.block) == ([50, 150, 250], [5, 6, 7, 8, 12])
+
+
+@pytest.mark.parametrize("sweep", sorted(Path(folder("sweeps"), "sweep").glob("few_shot_*.yaml")))
+def test_every_sweep_of_segmenters_composes(sweep):
+    cfg = composed("train", f"+sweep={sweep.stem}")
+    check_keys(cfg, sweep.stem)
+    assert f"python train.py -m +sweep={sweep.stem}" in sweep.read_text()
+    assert cfg.hydra.runtime.choices.task == "pixel_mlp"
+    assert cfg.hydra.sweeper.params
