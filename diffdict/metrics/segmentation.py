@@ -18,6 +18,14 @@ PROTOCOLS = ("published", "standard")
 TINY = 1e-8  # what the published IoU adds to a union
 
 
+class Prediction(NamedTuple):
+    """What an ensemble makes of one picture."""
+
+    majority: Int64[Tensor, "height width"]  # the label of most members
+    soft: Int64[Tensor, "height width"]  # the label of the largest mean probability
+    uncertainty: Float[Tensor, "height width"]  # how far the members disagree
+
+
 class Confusion(NamedTuple):
     """Pixels of a labelled set by what they are and what they were taken for, in exact numbers."""
 

@@ -160,7 +160,7 @@ def contact_sheet(
     step = (cell[0] + GAP, len(layers) * (cell[1] + 2) + text + GAP)
     side = GAP + columns * step[0]
     named = class_names and palette and len(layers) > 1
-    legend = _legend(class_names, palette, side) if named else None
+    legend = draw_legend(class_names, palette, side) if named else None
     tall = GAP + -(-count // columns) * step[1]
     sheet = Image.new("RGB", (side, tall + (legend.height if legend else 0)), PAPER)
     for index in range(count):
@@ -176,7 +176,7 @@ def contact_sheet(
     return sheet
 
 
-def _legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: int) -> Image.Image:
+def draw_legend(names: Sequence[str], palette: Sequence[Sequence[int]], width: int) -> Image.Image:
     """A patch of colour and a name for every class, in as many lines as it takes."""
     places, x, y = [], GAP, 4
     for name in names:

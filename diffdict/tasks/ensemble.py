@@ -6,7 +6,6 @@ The keys of a member's state are those of its file, each tensor a row of the ens
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,18 +15,10 @@ from torch.nn import functional as F
 from diffdict.errors import UserError
 from diffdict.features.coded import Maps
 from diffdict.features.shuffle import mix
-from diffdict.metrics.segmentation import divergence
+from diffdict.metrics.segmentation import Prediction, divergence
 
 MANY = 30  # classes from which on the published classifier is the wide one
 SPREAD = 0.02  # standard deviation of a fresh weight
-
-
-class Prediction(NamedTuple):
-    """What an ensemble makes of one picture."""
-
-    majority: Int64[Tensor, "height width"]  # the label of most members
-    soft: Int64[Tensor, "height width"]  # the label of the largest mean probability
-    uncertainty: Float[Tensor, "height width"]  # how far the members disagree
 
 
 class Linear(nn.Module):

@@ -17,17 +17,21 @@ from torchmetrics import MeanMetric
 
 from diffdict.checkpoints import load_state_dict
 from diffdict.errors import UserError
-from diffdict.features.coded import Maps
+from diffdict.features.coded import CodedMaps, Maps
+from diffdict.features.gather import NativeMaps
 from diffdict.features.pixels import LabelledPicture, PixelBatch
 from diffdict.metrics.segmentation import (
     PROTOCOLS,
     Confusion,
+    Prediction,
     Segmentation,
     check_protocol,
     top_tenth,
 )
+from diffdict.reports import segmentation
+from diffdict.sae import kept
 from diffdict.tasks.divergence import stop_too_fast
-from diffdict.tasks.ensemble import Ensemble, Prediction
+from diffdict.tasks.ensemble import Ensemble
 from diffdict.tasks.rates import Rates
 
 VOTES = ("majority", "soft")
@@ -44,7 +48,9 @@ class PixelMLP(pl.LightningModule):
         d_in: int,
         num_classes: int,
         class_names: Sequence[str] = (),
+        palette: Sequence[Sequence[int]] = (),
         ignore_label: int | None = None,
+        sae: str | None = None,
         *,
         members: int = 10,
         hidden: Sequence[int] | None = None,
@@ -62,7 +68,8 @@ class PixelMLP(pl.LightningModule):
         """A member stops when more than `patience` batches in a row were not better than its best.
 
         That is asked from epoch `patience_from` on, counted from 0. `classifiers`: finished ones,
-        a folder of published files or a list of them, in place of `members` fresh ones.
+        a folder of published files or a list of them, in place of `members` fresh ones. `sae`: the
+        dictionary whose codes the features are, as the data module says.
         """
         super().__init__()
         _check(members, patience, class_weights, vote)
@@ -71,6 +78,7 @@ class PixelMLP(pl.LightningModule):
         self.class_weights, self.vote, self.protocol = class_weights, vote, protocol
         self.rates = Rates(warmup_steps, 0, decay, decay_share, 0)
         self.class_names = list(class_names) or [str(i) for i in range(num_classes)]
+        self.palette, self.sae = palette, sae
         files = _files(classifiers) if classifiers else []
         members = len(files) or members
         self.net = Ensemble(members, d_in, num_classes, hidden, seed)
@@ -243,6 +251,16 @@ class PixelMLP(pl.LightningModule):
         self.log_dict({f"{split}/{name}": float(value) for name, value in figures.items()})
         for metric in self.metrics.values():
             metric.reset()
+
+    def look(
+        self, image: Float[Tensor, "3 height width"], maps: NativeMaps, folder: Path
+    ) -> list[dict[str, str | float]]:
+        """What the ensemble makes of one picture: files, and a row for each class in it."""
+        if self.sae is not None:
+            maps = CodedMaps(maps, kept.load(self.sae).sae.eval().to(self.device))
+        found = self.predict(maps)
+        seen = image, self.labels(found), found.uncertainty
+        return segmentation.look(*seen, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured, and how long each member has learned."""
