@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parent.parent
 NET = [  # a network of seconds
@@ -61,26 +62,65 @@ def swept(stored):
     return words, stored / "sweep"
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When each file of the jobs that ended well was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("[01]/**/*") if path.is_file()}
+
+
 def test_a_sweep_that_is_repeated_leaves_what_is_done(swept, stored):
     words, folder = swept
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("[01]/**/*") if path.is_file()}
-    said = run("train", "-m", *words, "sae.scale=2,4,0.001", cwd=stored, code=2)
+    before = times(folder)
+    said = run("train", "-m", *words, "sae.scale=2,4", cwd=stored)
     for number in "01":
         assert said.count(f"train: {folder / number} has its results: left as it is") == 1
-    assert said.count("train: A dictionary has at least 1 latent") == 1, "and what failed fails"
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert times(folder) == before
     said = run("train", "-m", *words, "sae.scale=4,2", cwd=stored, code=2)
+    assert said.count("holds the results of another job (there sae.scale=2, here sae.scale=4)") == 1
     assert said.count("holds the results of another job") == 2
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert times(folder) == before
+
+
+def test_jobs_side_by_side_say_their_mistakes(swept, stored):
+    """Under joblib, whose workers tell the door what failed."""
+    words, folder = swept
+    before = times(folder)
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    said = run("train", "-m", *words, "sae.scale=2,4,0.001", *launcher, cwd=stored, code=2)
+    assert said.count("has its results: left as it is") == 2
+    assert "train: A dictionary has at least 1 latent" in said
+    assert "Traceback" not in said
+    assert times(folder) == before
 
 
 def test_a_job_that_was_stopped_goes_on_from_its_checkpoint(swept, stored):
+    """Under submitit, as on a cluster, where a job has another process and a log of its own."""
     words, folder = swept
     before = results(folder / "1")
     (folder / "1/results.json").unlink()
-    said = run("train", "-m", *words, "sae.scale=2,4", cwd=stored)
-    assert said.count(f"Goes on from {folder / '1/last.ckpt'}") == 1
+    launcher = "hydra/launcher=submitit_local"
+    said = run("train", "-m", *words, "sae.scale=2,4", launcher, cwd=stored)
+    assert "Traceback" not in said
+    logs = "".join(path.read_text() for path in folder.glob(".submitit/*/*_log.err"))
+    assert logs.count(f"train: {folder / '0'} has its results: left as it is") == 1
+    assert logs.count(f"Goes on from {folder / '1/last.ckpt'}") == 1
     assert results(folder / "1")["metrics"] == before["metrics"]
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "2", ".submitit"}
+    said = run("train", "-m", *words, "sae.scale=4,2", launcher, cwd=stored, code=2)
+    assert "train: " + str(folder / "0") + " holds the results of another job" in said
+
+
+def test_a_study_gets_what_was_found(swept, stored):
+    """Of optuna: kept in a file, and told the figures of jobs that had run before."""
+    words, folder = swept
+    study = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    study += ["hydra.sweeper.direction=minimize", "hydra.sweeper.study_name=widths"]
+    study += [f"hydra.sweeper.storage=sqlite:///{stored}/study.db", "hydra.sweeper.sampler.seed=10"]
+    run("train", "-m", *words, "sae.scale=choice(2,4)", *study, cwd=stored)
+    kept = OmegaConf.load(folder / "optimization_results.yaml")
+    best = min((results(folder / n)["metrics"]["test/fvu"], n) for n in "01")
+    assert kept.best_value == best[0]
+    assert kept.best_params == {"sae.scale": {"0": 2, "1": 4}[best[1]]}
+    assert (stored / "study.db").exists()
 
 
 def test_a_sweep_is_reported_on(swept, stored):
@@ -100,35 +140,28 @@ def test_a_sweep_is_reported_on(swept, stored):
     assert made >= {"heatmap.png", "table.csv", "table.md", "curve.png", "curve.csv"}
 
 
-def test_probes_of_what_is_stored_and_of_what_is_seen(stored):
-    words = [*NET, "task=probe_sweep"]
-    said = run("evaluate", *words, "timestep=[50,400]", "hydra.run.dir=live", cwd=stored)
+def test_probes_of_what_is_stored(stored):
+    words = [*NET, "task=probe_sweep", "data.source=store", "timestep=null", "block=null"]
+    said = run("evaluate", *words, "hydra.run.dir=probes", cwd=stored)
     assert "Best cells" in said
-    cells = [(t, b) for t in (50, 400) for b in range(4)]
-    with (stored / "live/cells.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(int(row["timestep"]), int(row["block"])) for row in rows] == cells
-    found = results(stored / "live")
-    assert found["metrics"]["test/t0400-b02/miou"] == pytest.approx(float(rows[6]["miou"]))
-    assert found["tables"]["cells"][6]["block"] == 2
-    words += ["data.source=store", "timestep=null", "block=null", "hydra.run.dir=from_store"]
-    run("evaluate", *words, cwd=stored)
-    assert [*results(stored / "from_store")["metrics"]] == [
-        "test/t0050-b01/miou",
-        "val/t0050-b01/miou",
-    ]
-    for folder in ("live", "from_store"):
-        assert (stored / folder / "heatmap.png").exists()
-    said = run("evaluate", "report=table", "runs=live", cwd=stored)
-    assert len([line for line in said.splitlines() if line.startswith((" 50 ", " 400 "))]) == 8
+    with (stored / "probes/cells.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["timestep"], row["block"]) == ("50", "1")
+    found = results(stored / "probes")
+    assert found["tables"]["cells"][0]["block"] == 1
+    metrics = {"test/t0050-b01/miou": "miou", "val/t0050-b01/miou": "val_miou"}
+    assert found["metrics"] == {k: pytest.approx(float(row[own])) for k, own in metrics.items()}
+    assert (stored / "probes/heatmap.png").exists()
+    assert row["miou"][:4] in run("evaluate", "report=table", "runs=probes", cwd=stored)
 
 
 @pytest.mark.faults
 def test_probes_of_two_ranks_are_those_of_one(tmp_path):
     found = {}
     for trainer in ("cpu", "ddp_sim"):
-        words = [*NET[:-1], f"trainer={trainer}", f"hydra.run.dir={trainer}", "timestep=50"]
+        words = [*NET[:-1], f"trainer={trainer}", f"hydra.run.dir={trainer}", "timestep=[50,400]"]
         run("evaluate", "task=probe_sweep", *words, cwd=tmp_path)
         found[trainer] = results(tmp_path / trainer)["metrics"]
+    assert len(found["cpu"]) == 2 * 2 * 4
     assert found["cpu"].keys() == found["ddp_sim"].keys()
     assert found["ddp_sim"] == pytest.approx(found["cpu"], abs=0.02)
