@@ -19,6 +19,7 @@ class LabelledPicture(NamedTuple):
     maps: NativeMaps
     mask: Int64[Tensor, "height width"]
     index: int  # in its split
+    other: Int64[Tensor, "height width"] | None = None  # another picture's labels, for a null
 
 
 class SeenPicture(NamedTuple):
@@ -49,18 +50,22 @@ class SeenPictures:
 class PictureLoader:
     """Labelled pictures of a source, one at a time."""
 
-    def __init__(self, source: Source, pictures: Sequence[int]) -> None:
+    def __init__(
+        self, source: Source, pictures: Sequence[int], others: Sequence[int] | None = None
+    ) -> None:
+        """`others`: the pictures whose labels come along, one for each."""
         check_labelled(source)
-        self.source, self.pictures = source, pictures
+        self.source, self.pictures, self.others = source, pictures, others
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __iter__(self) -> Iterator[LabelledPicture]:
-        for index in self.pictures:
+        for place, index in enumerate(self.pictures):
             mask = self.source.mask(index).long()
             maps = hold(self.source, [index], tuple(mask.shape))
-            yield LabelledPicture(maps, mask, index)
+            other = None if self.others is None else self.source.mask(self.others[place]).long()
+            yield LabelledPicture(maps, mask, index, other)
 
 
 def hold(source: Source, pictures: Sequence[int], size: tuple[int, int]) -> NativeMaps:

@@ -1,6 +1,7 @@
 """Mean, scale and off-centre norm of tokens, in one pass: what a dictionary starts from."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,15 +45,13 @@ class Moments(NamedTuple):
         return norm / math.sqrt(self.variance) if self.variance else math.inf
 
 
-def moments(pool: Pool, units: Int64[Tensor, " units"], tokens_at_once: int = 16_384) -> Moments:
+def moments(pool: Pool, units: Int64[Tensor, " units"]) -> Moments:
     """The sums over these units, a few at a time."""
     rows = len(pool.streams) if pool.stack else 1
     count = torch.zeros(rows, 1, dtype=torch.float64)
     first, second = torch.zeros(2, rows, pool.width, dtype=torch.float64)
-    for part in units.split(max(1, tokens_at_once // pool.strip)):
-        x = torch.empty(len(part) * pool.strip, pool.width, dtype=pool.dtype, device=pool.device)
-        pool.fill(part, x)
-        x = x.cpu().double()
+    for part, tokens in pool.read(units):
+        x = tokens.cpu().double()
         owners = pool.owners(part) if pool.stack else None
         for row in range(rows):
             own = x if owners is None else x[owners == row]
@@ -77,6 +76,17 @@ def measure(pool: Pool) -> Measured:
         dims.append({"timestep": stream.timestep, "block": stream.block, **place})
     mean = sums.first.sum(0) / sums.count.sum()
     return Measured(mean.float(), math.sqrt(pool.width / sums.variance), sums.gamma, dims)
+
+
+def off_centre(
+    mean: Float32[Tensor, " d_in"], scale: float, dims: Sequence[Mapping]
+) -> dict[str, float]:
+    """‖μ‖ / ‖σ‖ of the tokens and of each timestep and block: foretells dead latents."""
+    own = {"gamma": float(mean.norm()) * scale / math.sqrt(len(mean))}
+    for stream in dims if len(dims) > 1 else ():
+        step = "" if stream["timestep"] is None else f"_t{stream['timestep']}"
+        own[f"gamma{step}_b{stream['block']}"] = stream["gamma"]
+    return own
 
 
 def _not_finite(pool: Pool, second: Float64[Tensor, "rows d_in"]) -> str:

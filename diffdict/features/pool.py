@@ -11,6 +11,8 @@ from diffdict.errors import UserError
 from diffdict.features.shards import Stream
 from diffdict.features.sources import LiveSource, StoredSource
 
+AT_ONCE = 16_384  # tokens read at once
+
 
 class Pool:
     """Some pictures' tokens; several streams stand side by side in a token, or are more tokens."""
@@ -18,6 +20,8 @@ class Pool:
     strip: int  # tokens in a unit
     units: int
     sample: int  # units that suffice to measure mean and scale
+    dtype: torch.dtype
+    device: torch.device
 
     def __init__(self, streams: Sequence[Stream], mix: str) -> None:
         """`mix` is concat or stack."""
@@ -28,6 +32,17 @@ class Pool:
         self.width = channels[0] if self.stack else sum(channels)
         starts = [0 if self.stack else sum(channels[:i]) for i in range(len(channels))]
         self.columns = [slice(a, a + c) for a, c in zip(starts, channels, strict=True)]
+
+    def read(
+        self, units: Int64[Tensor, " units"]
+    ) -> Iterator[tuple[Int64[Tensor, " part"], Shaped[Tensor, "tokens width"]]]:
+        """These units, which ascend, and their tokens, a few at a time."""
+        for part in units.split(max(1, AT_ONCE // self.strip)):
+            x = torch.empty(
+                len(part) * self.strip, self.width, dtype=self.dtype, device=self.device
+            )
+            self.fill(part, x)
+            yield part, x
 
 
 class StoredPool(Pool):

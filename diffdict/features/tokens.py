@@ -20,11 +20,13 @@ from diffdict.features.moments import Measured, measure
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
 from diffdict.features.sources import Blocks, LiveSource, Origin, Source, Steps
+from diffdict.metrics.selection import exchanged
 
 RING = 8  # output tensors that are used in turn: a fresh one a batch costs up to 3.5 times as much
 AHEAD = 4  # batches waiting; with the one in work and the one in use, well within the ring
 SAMPLE_TOKENS = 131_072  # for mean and scale from a store
 SAMPLE_PICTURES = 64  # for mean and scale from a backbone
+SHOWN_TOKENS = 32_768  # of a sample that quantiles of activations come from
 
 
 class Memory(NamedTuple):
@@ -178,8 +180,12 @@ class TokenDataModule(pl.LightningDataModule):
         seed: int = 0,
         val_pictures: int | None = None,
         val_fraction: float = 0.05,
+        choose_pictures: int | None = 100,
     ) -> None:
         """`backbone`, `dtype` and `compute` are for source="live" only.
+
+        After its tokens a test of labelled pictures walks whole ones: twice `choose_pictures` of
+        those that may be learned from (None: all, 0: nothing of this), then the test split.
 
         Where `dataset` and `checkpoint` are here, a store of other ones is refused.
 
@@ -198,6 +204,10 @@ class TokenDataModule(pl.LightningDataModule):
         self.mix, self.strip, self.window = mix, strip, window
         self.batch_size, self.seed = batch_size, seed
         self.val_pictures, self.val_fraction = val_pictures, val_fraction
+        if choose_pictures is not None and choose_pictures < 0:
+            raise UserError(f"data.choose_pictures must not be negative, got {choose_pictures}")
+        self.choose_pictures = choose_pictures
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # few pictures, many ranks
         self._measured: Measured | None = None
         self._training: TokenLoader | None = None
         self._resumed: dict = {}
@@ -237,9 +247,39 @@ class TokenDataModule(pl.LightningDataModule):
         held = self._pictures()[1]
         return self._whole("train", held) if held else []
 
-    def test_dataloader(self) -> OrderedTokens:
-        """Tokens of the test split."""
-        return self._whole("test", range(len(self._source("test"))))
+    def test_dataloader(self) -> OrderedTokens | list[OrderedTokens | PictureLoader]:
+        """Tokens of the test split; then, where there are labels, training and test pictures."""
+        tokens = self._whole("test", range(len(self._source("test"))))
+        if self.unlabelled:
+            return tokens
+        count = len(self._source("train"))
+        some = permutation(count, 0)[: self.choose_pictures].sort().values.tolist()
+        train = self._with_others("train", some)
+        return [tokens, train, train, self._with_others("test", range(len(self._source("test"))))]
+
+    @property
+    def unlabelled(self) -> str | None:
+        """Why no labelled pictures follow the tokens of a test; None where they do."""
+        if self.choose_pictures == 0:
+            return "data.choose_pictures=0 leaves out the pictures that latents are chosen on"
+        if self.mix == "stack" and len(streams := self._source("test").streams) > 1:
+            first = streams[0]
+            step = "" if first.timestep is None else f" timestep={first.timestep}"
+            return (
+                f"{len(streams)} maps of each picture are stacked, and masks fit one at a time: "
+                f"measure them one by one with evaluate.py{step} block={first.block}"
+            )
+        sources = [self._source(split) for split in ("train", "test")]
+        lacking = [source.facts for source in sources if not source.facts["labelled"]]
+        if lacking:
+            return f"{lacking[0]['dataset']} has no labels: choose a labelled dataset"
+        return None
+
+    def sample(self) -> Iterator[Float[Tensor, "tokens d_in"]]:
+        """Training tokens, some at a time: the same at every call and on every rank."""
+        pool = self._pool("train", self._pictures()[0])
+        units = permutation(pool.units, 0)[: max(1, SHOWN_TOKENS // pool.strip)]
+        return (tokens for _, tokens in pool.read(units.sort().values))
 
     def labelled(self, split: str) -> Iterable[LabelledPicture]:
         """Every picture of a split with its labels, for reports."""
@@ -268,10 +308,20 @@ class TokenDataModule(pl.LightningDataModule):
     def _whole(self, split: str, pictures: Sequence[int]) -> OrderedTokens:
         return OrderedTokens(self._pool(split, pictures), self.batch_size, *self._part())
 
+    def _with_others(self, split: str, pictures: Sequence[int]) -> PictureLoader:
+        """Pictures of this rank, each with the labels of another one of these pictures."""
+        rank, world = self._part()
+        others = None
+        if len(pictures) > 1:
+            others = [pictures[i] for i in exchanged(len(pictures)).tolist()][rank::world]
+        return PictureLoader(self._source(split), pictures[rank::world], others)
+
     def transfer_batch_to_device(
-        self, batch: Tensor, device: torch.device, dataloader_idx: int
-    ) -> Tensor:
+        self, batch: Tensor | LabelledPicture, device: torch.device, dataloader_idx: int
+    ) -> Tensor | LabelledPicture:
         """Copies a batch before its place in the ring is reused, without awaiting the GPU."""
+        if isinstance(batch, LabelledPicture):
+            return batch._replace(maps=batch.maps.to(device))
         if device.type != "cuda" or batch.device == device:
             return batch.to(device)
         stream = torch.cuda.Stream(device)

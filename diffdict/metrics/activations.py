@@ -73,6 +73,12 @@ class Histogram(NamedTuple):
         """Share of the tokens at which each latent is active."""
         return self.counts.sum(1).double() / self.tokens
 
+    @property
+    def mean(self) -> Float64[Tensor, " latents"]:
+        """Mean pre-activation where active, to 1/32 of the height above the floor; else nan."""
+        middle = (self.edges[1:] + self.edges[:-1]) / 2
+        return self.floors + self.counts.double() @ middle / self.counts.sum(1)
+
     def quantiles(
         self, shares: Sequence[float] | Float[Tensor, "latents shares"]
     ) -> Float[Tensor, "latents shares"]:

@@ -4,7 +4,6 @@ One optimizer moves all, a parameter group for each, and nothing else is shared:
 latents and average are a dictionary's own, so that side by side is the same as alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -18,10 +17,14 @@ from torch import Tensor, distributed, nn
 
 from diffdict import files
 from diffdict.errors import UserError
+from diffdict.features.labelled import LabelledPicture
+from diffdict.features.moments import off_centre
 from diffdict.features.shuffle import mix
+from diffdict.metrics.findings import Cell, Findings, tables
 from diffdict.metrics.sparsity import Sparsity, coherence
 from diffdict.sae.base import Output
 from diffdict.sae.several import ALONE, apart
+from diffdict.tasks.concepts import ConceptTest, show
 from diffdict.tasks.diffusion import average_decay, update_average
 from diffdict.tasks.divergence import first_broken, stop, stop_too_fast
 from diffdict.tasks.rates import Rates
@@ -51,10 +54,15 @@ class Dictionaries(pl.LightningModule):
         resample_every: int | None = None,
         ema_decay: float | None = None,
         compile: bool = False,
+        concepts: Callable[..., ConceptTest] | None = ConceptTest,
         seed: int = 0,
         dims: Sequence[Mapping] = (),
+        class_names: Sequence[str] = (),
+        ignore_label: int | None = None,
     ) -> None:
         """`mean`, `scale` and `dims` are the tokens', as the data module measured them.
+
+        `concepts` looks at the pictures that follow a test's tokens where they are labelled.
 
         The rate decays over the last `decay_share` of the run, or of `anneal_steps` where given.
         `resample_every` counts tokens; latents are no longer revived once the rate decays.
@@ -64,6 +72,9 @@ class Dictionaries(pl.LightningModule):
         self.sae, self.optimizer, self.d_in, self.seed = sae, optimizer, d_in, seed
         self.rates = Rates(warmup_steps, pressure_warmup_steps, decay, decay_share, anneal_steps)
         self.clip, self.resample_every, self.ema_decay = clip, resample_every, ema_decay
+        self.concepts, self.labels = concepts, (class_names, ignore_label)
+        self.findings: dict[str, Findings] = {}  # by name, after a test on labelled pictures
+        self._looking: ConceptTest | None = None
         self.plans = apart(sae)
         made = {name: make(d_in, mean, scale) for name, make in self.plans.items()}
         self.saes = nn.ModuleDict(made)
@@ -72,7 +83,7 @@ class Dictionaries(pl.LightningModule):
         self.metrics = nn.ModuleDict(
             {name: Sparsity(d_in, one.latents, mean) for name, one in made.items()}
         )
-        self.gamma = _off_centre(mean, scale, dims)
+        self.gamma = off_centre(mean, scale, dims)
         self.tokens = self.resampled = 0  # seen by all ranks; windows of them after which we looked
         self._unchecked: list[tuple[int, Tensor]] = []  # steps, and whose loss was no number
         self._crossing: tuple[Tensor, dict[str, Output]] | None = None  # where a window ended
@@ -234,9 +245,21 @@ class Dictionaries(pl.LightningModule):
         """Tokens of pictures that were held out."""
         self._judge(batch)
 
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """As validation, on the pictures that no choice has seen."""
-        self._judge(batch)
+    def on_test_start(self) -> None:
+        """Where labelled pictures follow the tokens: what they will be asked."""
+        self.findings, self._looking, data = {}, None, self.trainer.datamodule
+        if self.concepts is not None and data is not None and data.unlabelled is None:
+            mean = next(iter(self.metrics.values())).mean.float()
+            self._looking = self.concepts(dict(self.judged), data.sample, mean, *self.labels)
+
+    def test_step(
+        self, batch: Tensor | LabelledPicture, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """As validation, on tokens that no choice has seen; then whole pictures in three walks."""
+        if dataloader_idx == 0:
+            self._judge(batch)
+        elif self._looking is not None:
+            self._looking.see(dataloader_idx - 1, batch)
 
     def _judge(self, batch: Tensor) -> None:
         """In float32, whatever the training's precision: the figures are the dictionary's."""
@@ -253,8 +276,22 @@ class Dictionaries(pl.LightningModule):
                 sae.frequency.copy_(density)
 
     def on_test_epoch_end(self) -> None:
-        """The figures."""
+        """The figures, and what the latents are."""
         self._log_figures("test")
+        self.findings = self._looking.findings() if self._looking else {}
+        self._looking = None
+        for name, findings in self.findings.items():
+            place = self._place("test", name)
+            self.log_dict({place + key: value for key, value in findings.figures.items()})
+
+    def on_test_end(self) -> None:
+        """A short table of each dictionary."""
+        if self.trainer.is_global_zero:
+            show(self.findings)
+
+    def tables(self) -> dict[str, list[dict[str, Cell]]]:
+        """Of the last test, a row a class and a row a latent."""
+        return tables(self.findings)
 
     def _log_figures(self, split: str) -> dict[str, Tensor]:
         """What all ranks have seen; densities by name."""
@@ -263,17 +300,11 @@ class Dictionaries(pl.LightningModule):
             found = self.metrics[name].compute()
             self.metrics[name].reset()
             alike = coherence(sae.dictionary)
-            figures = {
-                "fvu": found.fvu,
-                "cosine": found.cosine,
-                "l0": found.l0,
-                "dead": found.dead,
-                "coherence": alike.mean_max,
-                "coherence_max": alike.max,
-            }
+            own = {"coherence": alike.mean_max, "coherence_max": alike.max}
+            figures = {**found._asdict(), **own}
+            densities[name] = figures.pop("density")
             place = self._place(split, name)
             self.log_dict({place + key: value for key, value in figures.items()})
-            densities[name] = found.density
         return densities
 
     # ------------------------------------------------------------------ what is kept
@@ -365,12 +396,3 @@ def _check(ema_decay: float | None, clip: float | None, resample_every: int | No
         raise UserError(
             f"model.resample_every counts tokens, or is null for never, got {resample_every}"
         )
-
-
-def _off_centre(mean: Tensor, scale: float, dims: Sequence[Mapping]) -> dict[str, float]:
-    """‖μ‖ / ‖σ‖ of the tokens and of each timestep and block: foretells dead latents."""
-    own = {"gamma": float(mean.norm()) * scale / math.sqrt(len(mean))}
-    for stream in dims if len(dims) > 1 else ():
-        step = "" if stream["timestep"] is None else f"_t{stream['timestep']}"
-        own[f"gamma{step}_b{stream['block']}"] = stream["gamma"]
-    return own
