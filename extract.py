@@ -7,9 +7,10 @@ from diffdict.__main__ import door
 
 @door
 def extract(cfg: DictConfig) -> None:
-    from diffdict.run import build, close  # torch waits until here: --help and tab stay quick
+    from diffdict.composed import labelled  # torch waits until here: --help and tab stay quick
+    from diffdict.run import build, close
 
-    run = build(cfg)
+    run = build(labelled(cfg))
     with close(run):
         run.trainer.predict(run.model, run.data, return_predictions=False)
 

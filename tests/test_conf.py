@@ -202,6 +202,13 @@ def test_a_segmenter_learns_from_any_pictures(task):
     assert composed("train", "task=deeplab_modern", "model.decay=cosine").model.decay == "cosine"
 
 
+def test_the_filter_is_swept():
+    cfg = composed("train", "+sweep=filter_portion", f"dataset={SYNTHETIC[0]}", "model.depth=50")
+    check_keys(cfg, "filter_portion")
+    assert (cfg.dataset.name, cfg.dataset.filter) == (SYNTHETIC[0], "portion")
+    assert set(cfg.hydra.sweeper.params) == {"dataset.filter_portion"}
+
+
 def test_any_real_set_may_stand_behind_ones_own_synthetic_pictures():
     for real in options("dataset/real"):
         cfg = composed("train", "dataset=synthetic", f"dataset/real={real}")

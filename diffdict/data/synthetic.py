@@ -15,6 +15,7 @@ def synthetic_set(
     path: str,
     real: Callable[..., Dataset],
     split: str,
+    image_size: int | None = None,
     filter: str | None = None,
     filter_portion: float = 0.1,
     max_data: int = 0,
@@ -25,7 +26,8 @@ def synthetic_set(
 
     Size and classes are those of the real set; the other arguments are NpzDataset's.
     """
-    known = real(split="train" if split == "val" else split)
+    sized = {} if image_size is None else {"image_size": image_size}
+    known = real(split="train" if split == "val" else split, **sized)
     if not known.labelled:
         raise UserError(f"{known.name} has no masks to test with: dataset/real=… names another set")
     if split != "train":

@@ -66,6 +66,22 @@ class NativeMaps:
         }
         return cls(groups, places, size)
 
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Float[Tensor, "pictures _ _ _"]],
+        size: tuple[int, int],
+        dtype: torch.dtype,
+    ) -> "NativeMaps":
+        """Of maps as a backbone gives them, in order of concatenation, on their device."""
+        widths = [x.shape[1] for x in images]
+        grids = [(x.shape[2], x.shape[3]) for x in images]
+        with images[0].device:
+            held = cls.empty(len(images[0]), widths, grids, size, dtype)
+        for room, x in zip(held.maps, images, strict=True):
+            room.copy_(x.flatten(2).mT)
+        return held
+
     def __len__(self) -> int:
         return len(next(iter(self.groups.values())))
 

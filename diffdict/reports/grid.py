@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -138,12 +138,14 @@ def contact_sheet(
     scale: int | None = None,
     *,
     predictions: Int[Tensor, "n h w"] | None = None,
+    beneath: UInt8[np.ndarray, "n h w 3"] | None = None,
     class_names: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
     opacity: float = 1.0,
 ) -> Image.Image:
     """Pictures in [-1, 1] in rows; beneath each its mask and prediction, below all a legend.
 
+    `beneath`: a last picture under those.
     `opacity` below 1 lets the picture shine through its mask.
     """
     bytes_ = as_bytes(images)
@@ -152,6 +154,7 @@ def contact_sheet(
         if labels is not None:
             colours = colours_of(labels, palette or rainbow(int(labels.max()) + 1))
             layers.append(np.rint(opacity * colours + (1 - opacity) * bytes_).astype(np.uint8))
+    layers += [] if beneath is None else [beneath]
     count, height, width = bytes_.shape[:3]
     scale = scale or max(1, round(CELL / max(height, width)))
     columns = max(1, min(columns, count))

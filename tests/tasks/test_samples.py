@@ -92,8 +92,10 @@ def test_ranks_share_the_samples_without_duplicates(tmp_path, world):
     task = SimpleNamespace(done=lambda samples: samples.start == 6)
     for rank in range(world):
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world, lightning_module=task)
-        for batch in data.predict_dataloader():
-            assert len({int(index) // 3 for index in batch}) == 1
+        batches = list(data.predict_dataloader())
+        assert batches, "without a batch a rank would not come to the end, where the others wait"
+        for batch in batches:
+            assert len({int(index) // 3 for index in batch}) <= 1
             drawn += batch.tolist()
     assert sorted(drawn) == [0, 1, 2, 3, 4, 5, 9, 10]
 

@@ -1,0 +1,153 @@
+"""A finished ensemble of pixel classifiers at work: labels for pictures that lie in memory."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from diffdict import checkpoints, files
+from diffdict.backbones.base import Backbone
+from diffdict.checkpoints.read import read
+from diffdict.errors import UserError
+from diffdict.features.coded import CodedMaps
+from diffdict.features.gather import NativeMaps
+from diffdict.features.noise import Noise, noised_features
+from diffdict.features.shards import TORCH
+from diffdict.features.sources import Blocks, Steps, in_order, listed
+from diffdict.metrics.segmentation import top_tenth
+from diffdict.sae import kept
+from diffdict.tasks.pixel_mlp import PixelMLP
+
+AT_ONCE = 8  # pictures whose maps are in memory together
+
+
+class Labels(NamedTuple):
+    """What the ensemble makes of some pictures."""
+
+    masks: Int64[Tensor, "batch height width"]
+    doubt: Float[Tensor, "batch height width"]  # how far the members disagree
+    scores: Float[Tensor, " batch"]  # a picture's uncertainty: its most doubtful tenth
+
+
+class Labeller(nn.Module):
+    """Looks through the backbone that the ensemble learned from, as it was looked then."""
+
+    def __init__(
+        self,
+        segmenter: PixelMLP,
+        net: Backbone,
+        timestep: Steps,
+        block: Blocks,
+        noise: Mapping | None = None,
+        *,
+        dtype: str = "fp16",
+        compute: str = "fp32",
+        sae: str | None = None,
+        image_size: int,
+        backbone_sha256: str | None = None,
+        source: str = "",
+    ) -> None:
+        """`dtype` is that of the maps, `compute` of the network's matrix products; `sae`: a
+        dictionary's export, run or checkpoint, whose codes stand for the features.
+
+        `image_size` and `backbone_sha256`: of what was learned from; other weights are refused.
+        `source` tells one ensemble from another.
+        """
+        super().__init__()
+        if backbone_sha256 not in (None, net.sha256):
+            raise UserError(
+                f"The labeller learned from {net.name} with the weights {backbone_sha256[:12]}…, "
+                f"the ones here are {net.sha256[:12]}…: put the right ones in their place"
+            )
+        self.segmenter = segmenter.requires_grad_(False).eval()
+        self.net = net.requires_grad_(False).eval()
+        self.noise, self.compute, self.dtype = Noise(**(noise or {})), compute, TORCH[dtype]
+        self.steps = listed(timestep) if net.num_timesteps is not None else [None]
+        for step in self.steps:
+            net.check_timestep(step)
+        self.blocks, self.image_size, self.source = net.chosen(in_order(block)), image_size, source
+        self.codes = sae
+        self.sae = None if sae is None else kept.load(sae).sae.eval().requires_grad_(False)
+
+    @property
+    def ignore_label(self) -> int | None:
+        """What the ensemble never learned."""
+        return self.segmenter.metrics["majority"].ignore_label
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that changes a label."""
+        return {
+            "labeller": self.source,
+            "labels_by": self.net.name,
+            "labels_sha256": self.net.sha256,
+            "timestep": self.steps,
+            "block": self.blocks,
+            "noise": self.noise._asdict(),
+            "maps": f"{self.dtype} of {self.compute}",
+            "codes": self.codes,
+            "vote": self.segmenter.vote,
+        }
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> Labels:
+        """Labels of these pictures in [-1, 1]; an index is what its own noise is drawn for."""
+        found = []
+        for start in range(0, len(images), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            held = self._see(images[part], indices[part])
+            for maps in (held.picture(i) for i in range(len(held))):
+                seen = maps if self.sae is None else CodedMaps(maps, self.sae)
+                found.append(self.segmenter.predict(seen))
+        doubt = torch.stack([one.uncertainty for one in found])
+        masks = torch.stack([self.segmenter.labels(one) for one in found])
+        return Labels(masks, doubt, torch.stack([top_tenth(one) for one in doubt]))
+
+    def _see(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> NativeMaps:
+        """Every map at its own resolution: timestep by timestep, block by block."""
+        half = self.compute != "fp32"
+        with torch.autocast(images.device.type, TORCH[self.compute], enabled=half):
+            seen = [
+                noised_features(self.net, images, indices, step, self.blocks, self.noise)
+                for step in self.steps
+            ]
+        maps = [blocks[name] for blocks in seen for name in self.blocks]
+        return NativeMaps.of(maps, (images.shape[2], images.shape[3]), self.dtype)
+
+
+def open_labeller(
+    net: Backbone,
+    checkpoint: str,
+    timestep: Steps,
+    block: Blocks,
+    noise: Mapping | None = None,
+    *,
+    backbone: Callable[[], Backbone] | None = None,
+    dtype: str = "fp16",
+    compute: str = "fp32",
+    sae: str | None = None,
+    vote: str = "majority",
+) -> Labeller:
+    """The segmenter of a run of task=pixel_mlp, which looks through `net` or its own backbone."""
+    content, facts = read(Path(checkpoint))[0], checkpoints.facts_of(checkpoint)
+    shape = {
+        key: value for key, value in content["ensemble"].items() if key in ("members", "hidden")
+    }
+    told = {key: facts[key] for key in ("d_in", "num_classes", "class_names", "ignore_label")}
+    segmenter = PixelMLP(torch.optim.Adam, **told, **shape, vote=vote)
+    return Labeller(
+        checkpoints.restore(checkpoint, segmenter),
+        net if backbone is None else backbone(),
+        timestep,
+        block,
+        noise,
+        dtype=dtype,
+        compute=compute,
+        sae=sae,
+        image_size=facts["image_size"],
+        backbone_sha256=facts.get("backbone_sha256"),
+        source=files.sha256(checkpoint),
+    )
