@@ -85,8 +85,8 @@ class World(pl.LightningDataModule):
     def seen(self, split):
         known = self.facts["labelled"]
         return [
-            SeenPicture(maps, mask if known else None, index)
-            for maps, mask, index in self.labelled(split)
+            SeenPicture(one.maps, one.mask if known else None, one.index)
+            for one in self.labelled(split)
         ]
 
     def picture(self, split, index):
