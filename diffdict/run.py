@@ -283,13 +283,15 @@ def look(cfg: DictConfig) -> None:
             f"picture= shows what was learned of a backbone's features, ckpt_path={cfg.ckpt_path} "
             f"is a run of task={_about(cfg)['task']}: give one of task=sae or task=pixel_mlp"
         )
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     facts, began = checkpoints.facts_of(cfg.ckpt_path), time.perf_counter()
     image = open_picture(cfg.picture, facts["image_size"])
+    net = instantiate(cfg.backbone)
     model = checkpoints.restore(cfg.ckpt_path, _make(cfg.model, facts)).eval()
     cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     device = torch.device("cpu" if cpu else "cuda")
     where, known = (cfg.timestep, cfg.block, cfg.noise), facts.get("backbone_sha256")
-    maps = see(image, instantiate(cfg.backbone), *where, known, device)
+    maps = see(image, net, *where, known, device)
     folder = files.unused(Path(HydraConfig.get().runtime.output_dir) / "picture")
     known = {"tables": tables_beside(cfg.ckpt_path)}  # for what says more after a test
     known = {k: v for k, v in known.items() if k in inspect.signature(model.look).parameters}

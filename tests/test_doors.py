@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffdict.features.store import FeatureStore
 
@@ -327,3 +328,44 @@ def test_a_stopped_training_says_how_it_goes_on(tmp_path, stop, code):
     last = tmp_path / "run/last.ckpt"
     assert f"ckpt_path={last}" in err or "ckpt_path=run/last.ckpt" in err, err
     torch.load(last, weights_only=True)
+
+
+def test_a_dictionary_makes_its_page_and_looks_at_a_picture(dictionaries, stored):
+    own = dictionaries / "checkpoints/scale4/last.ckpt"
+    words = [f"ckpt_path={own}", "report=dashboard", "hydra.run.dir=page", "trainer=cpu"]
+    run("evaluate", *words, cwd=stored)
+    assert "data-figures" in (stored / "page/dashboard/index.html").read_text()
+    Image.new("RGB", (40, 30), (200, 90, 20)).save(stored / "me.jpg")
+    words = [f"ckpt_path={dictionaries}/last.ckpt", "picture=me.jpg", "hydra.run.dir=look"]
+    said = run("evaluate", *words, "trainer=cpu", f"paths.features={stored}/none", cwd=stored)
+    assert "activation" in said
+    found = results(stored / "look/picture")["tables"]["picture"]
+    assert {row["dictionary"] for row in found} == {"scale2", "scale4"}
+    for name in ("scale2.png", "scale4.png", "picture.csv"):
+        assert (stored / "look/picture" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["picture=none.jpg"], "No picture at none.jpg"),
+        (["picture=."], "is a folder: name one picture in it"),
+    ],
+)
+def test_a_mistake_about_a_picture_is_one_line(dictionaries, stored, words, said):
+    process = start("evaluate", f"ckpt_path={dictionaries}/last.ckpt", *words, cwd=stored)
+    err = process.communicate(timeout=300)[1].strip().splitlines()
+    assert process.returncode == 2, err
+    assert said in err[-1]
+    assert len(err) == 1
+
+
+def test_another_task_has_no_page_and_sees_no_concepts(straight, tmp_path):
+    for words, said in (
+        (["report=dashboard"], "report=dashboard shows the latents of a dictionary"),
+        (["picture=me.jpg"], "picture= shows what was learned of a backbone's features"),
+    ):
+        process = start("evaluate", f"ckpt_path={straight}/last.ckpt", *words, cwd=tmp_path)
+        err = process.communicate(timeout=300)[1].strip().splitlines()
+        assert process.returncode == 2, err
+        assert said in err[-1]

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdict.metrics.activations import find_floors
 from diffdict.reports.canvas import write_png
 from diffdict.reports.colours import as_bytes
 from diffdict.reports.dictionary import ALONE
@@ -22,7 +23,6 @@ COLUMNS, TILE = 5, 192  # of the sheet: tiles in a line, and about their side
 
 def look(
     saes: Mapping[str, Sae],
-    floors: Mapping[str, Float[Tensor, " latents"]],
     image: Float[Tensor, "3 height width"],
     maps: Sequence[Float[Tensor, "1 _ _ _"]],
     folder: Path,
@@ -38,14 +38,13 @@ def look(
         known = {row["latent"]: row for row in told}
         path = folder / f"{'concepts' if name == ALONE else name}.png"
         own = {} if name == ALONE else {"dictionary": name}
-        rows += [own | row for row in _look(sae, floors[name], image, maps, path, known)]
+        rows += [own | row for row in _look(sae, image, maps, path, known)]
     return rows
 
 
 @torch.no_grad()
 def _look(
     sae: Sae,
-    floors: Tensor,
     image: Tensor,
     maps: Sequence[Tensor],
     path: Path,
@@ -54,7 +53,7 @@ def _look(
     tokens = token_maps(maps, sae.d_in)[0]  # of stacked streams the first
     peaks = _peaks(sae, tokens)
     strongest = peaks.topk(min(SHOWN, int((peaks > 0).sum()))).indices
-    pre, size = pre_of(sae, tokens), tuple(image.shape[1:])
+    pre, size, floors = pre_of(sae, tokens), tuple(image.shape[1:]), _floors(sae)
     found = heights(pre, floors, strongest, floors[strongest], size, sae.ranked).cpu()
     rows = []
     for latent, height in zip(strongest.tolist(), found, strict=True):
@@ -64,6 +63,14 @@ def _look(
         rows.append({**own, "activation": float(peaks[latent]), "share": share})
     _draw(image.cpu(), found, rows, path)
     return rows
+
+
+def _floors(sae: Sae) -> Float[Tensor, " latents"]:
+    """Pre-activations above which codes are positive: 0 where the largest are rectified."""
+    device = sae.W_enc.device
+    if sae.ranked:
+        return torch.zeros(sae.latents, device=device)
+    return find_floors(sae.activate, sae.latents, device=device)
 
 
 def _peaks(sae: Sae, tokens: Tensor) -> Float[Tensor, " latents"]:

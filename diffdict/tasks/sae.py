@@ -17,11 +17,13 @@ from torch import Tensor, distributed, nn
 
 from diffdict import files
 from diffdict.errors import UserError
+from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import LabelledPicture
 from diffdict.features.moments import off_centre
 from diffdict.features.shuffle import mix
 from diffdict.metrics.findings import Cell, Findings, tables
 from diffdict.metrics.sparsity import Sparsity, coherence
+from diffdict.reports.concept_look import look
 from diffdict.sae.base import Output
 from diffdict.sae.several import ALONE, apart
 from diffdict.tasks.concepts import ConceptTest, show
@@ -293,6 +295,10 @@ class Dictionaries(pl.LightningModule):
         """Of the last test, a row a class and a row a latent."""
         return tables(self.findings)
 
+    def look(self, image: Tensor, maps: NativeMaps, folder: Path, tables: Mapping) -> list[dict]:
+        """The strongest concepts of one picture, drawn in `folder`; `tables` are a test's."""
+        return look(dict(self.judged), image, maps.images(), folder, tables)
+
     def _log_figures(self, split: str) -> dict[str, Tensor]:
         """What all ranks have seen; densities by name."""
         densities = {}
@@ -317,10 +323,9 @@ class Dictionaries(pl.LightningModule):
             stop_too_fast(self.trainer, what, self.rates.warmup_steps)
         checkpoint["tokens"], checkpoint["resampled"] = self.tokens, self.resampled
         checkpoint["dictionaries"] = {"sae": settings(self.sae), "d_in": self.d_in}
-        now = self.global_step, self._judged_at
-        if len(self.saes) == 1 or not self.trainer.is_global_zero or self._kept_at == now:
+        before, self._kept_at = self._kept_at, (self.global_step, self._judged_at)
+        if len(self.saes) == 1 or not self.trainer.is_global_zero or self._kept_at == before:
             return
-        self._kept_at = now
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         for group, (name, plan) in enumerate(self.plans.items()):
             own = part(checkpoint, name, group, chosen(self.sae, plan))
@@ -332,8 +337,7 @@ class Dictionaries(pl.LightningModule):
 
     def check_checkpoint(self, path: Path, content: Mapping) -> None:
         """Nothing, or a sentence about a checkpoint that cannot serve these tokens and settings."""
-        kept = content.get("dictionaries")
-        if kept is None:
+        if (kept := content.get("dictionaries")) is None:
             return  # of another task: its shapes will say so
         if kept["d_in"] != self.d_in:
             raise UserError(
@@ -393,6 +397,4 @@ def _check(ema_decay: float | None, clip: float | None, resample_every: int | No
     if clip is not None and not clip > 0:
         raise UserError(f"model.clip must be positive, or null for none, got {clip}")
     if resample_every is not None and resample_every < 1:
-        raise UserError(
-            f"model.resample_every counts tokens, or is null for never, got {resample_every}"
-        )
+        raise UserError(f"model.resample_every counts tokens (null: never), got {resample_every}")

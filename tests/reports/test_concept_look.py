@@ -23,9 +23,8 @@ def floors_of(sae):
 
 def looked(folder, tables=TABLES, streams=1, **saes):
     data = World(streams=streams)
-    floors = {name: floors_of(sae) for name, sae in saes.items()}
     maps = data.maps("test", 3)
-    return look(saes, floors, data.picture("test", 3), maps.images(), folder, tables)
+    return look(saes, data.picture("test", 3), maps.images(), folder, tables)
 
 
 @pytest.mark.parametrize("variant", [TopK, BatchTopK])
