@@ -70,6 +70,11 @@ def subject(cfg: DictConfig) -> str:
             "evaluate works on exactly one of ckpt_path=outputs/…/last.ckpt, runs=multirun/… "
             f"(with report=heatmap, table or curve) and task={MEASURED[0]}; it got {came}"
         )
+    if cfg.picture is not None and given != ["ckpt_path"]:
+        raise UserError(
+            f"picture={cfg.picture} shows what was learned, of one picture: it goes with "
+            f"ckpt_path=outputs/…/last.ckpt, not with {given[0]}={said[given[0]]}"
+        )
     if given == ["task"] and said["task"] not in MEASURED:
         raise UserError(
             f"task={said['task']} is judged by what it has learned: give ckpt_path=outputs/…/"

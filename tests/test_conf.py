@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
@@ -36,6 +37,7 @@ TASKS = {
     "train": ["diffusion", "pixel_mlp", "sae"],
     "extract": ["features", "samples"],
 }
+SWEEPS = sorted(Path(folder("sweeps"), "sweep").glob("*.yaml"))
 takes = cache(arguments)  # asked thousands of times
 RELEASED = ("mae", "swav", "swav_w2")  # with weights of every domain
 DOMAINS = {
@@ -240,13 +242,30 @@ def test_a_sae_says_all_that_it_takes_with_its_defaults(sae):
         assert said == (list(defaults[key]) if isinstance(said, list) else defaults[key]), key
 
 
-@pytest.mark.parametrize("sweep", sorted(Path(folder("sweeps"), "sweep").glob("sae_*.yaml")))
-def test_every_sweep_of_dictionaries_composes(sweep):
-    cfg = composed("train", f"+sweep={sweep.stem}")
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_composes_and_says_its_command(sweep):
+    doors = [d for d in TASKS if f"python {d}.py -m +sweep={sweep.stem}" in sweep.read_text()]
+    assert len(doors) == 1, "the head of a sweep says its command"
+    cfg = composed(doors[0], f"+sweep={sweep.stem}")
     check_keys(cfg, sweep.stem)
-    assert f"python train.py -m +sweep={sweep.stem}" in sweep.read_text()
-    assert cfg.hydra.runtime.choices.task == "sae"
-    assert set(cfg.hydra.sweeper.params) & {"timestep", "block", "sae.k"}
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    params = cfg.hydra.sweeper.params
+    first = [f"{key}={str(values).partition(',')[0]}" for key, values in params.items()]
+    composed(doors[0], f"+sweep={sweep.stem}", *(word for word in first if "range(" not in word))
+
+
+@pytest.mark.parametrize("file", sorted(Path(folder("sweeps"), "wandb").glob("*.yaml")))
+def test_every_sweep_of_wandb_composes(file):
+    sweep = yaml.safe_load(file.read_text())
+    assert set(sweep) == {"program", "method", "metric", "parameters", "command"}
+    known = {
+        key: one.get("values", [one.get("min")])[0] for key, one in sweep["parameters"].items()
+    }
+    typed = [word for word in sweep["command"] if "=" in word]
+    typed += [f"{key}={value}" for key, value in known.items()]
+    cfg = composed(sweep["program"].removesuffix(".py"), *typed)
+    check_keys(cfg, file.stem)
+    assert "wandb" in cfg.logger
 
 
 @pytest.mark.parametrize("dataset", DOMAINS)

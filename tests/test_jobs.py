@@ -69,7 +69,9 @@ def evaluate(monkeypatch):
     def ask(task=None, **typed):
         hydra = OmegaConf.create({"runtime": {"choices": {"task": task}}})
         monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-        return jobs.subject(OmegaConf.create({"ckpt_path": None, "runs": None, **typed}))
+        return jobs.subject(
+            OmegaConf.create({**dict.fromkeys(["ckpt_path", "runs", "picture"]), **typed})
+        )
 
     return ask
 
@@ -81,5 +83,8 @@ def test_evaluate_works_on_one_thing(evaluate):
     for typed in ({}, {"ckpt_path": "a", "runs": "b"}, {"runs": "b", "task": "probe_sweep"}):
         with pytest.raises(UserError, match=r"exactly one of ckpt_path=.*runs=.*task=probe_sweep"):
             evaluate(**typed)
+    assert evaluate(ckpt_path="a/last.ckpt", picture="me.jpg") == "ckpt_path"
+    with pytest.raises(UserError, match=r"picture=me.jpg shows .* not with runs=multirun"):
+        evaluate(runs="multirun", picture="me.jpg")
     with pytest.raises(UserError, match="task=sae is judged by what it has learned"):
         evaluate(task="sae")
