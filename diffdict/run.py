@@ -253,6 +253,7 @@ def trained(cfg: DictConfig) -> DictConfig:
         merged[key] = cfg[key]
     batch = {key: value for key, value in cfg.data.items() if value is not None}
     merged.data.update(batch)
+    merged.model.update(cfg.get("model") or {})  # +model.vote=soft
     return merged
 
 
