@@ -170,11 +170,11 @@ class PixelMLP(pl.LightningModule):
     def _retire(self, rows: Sequence[int]) -> None:
         """These change places with the last that run, and are let go."""
         states = self.trainer.optimizers[0].state
-        kept = [x for one in states.values() for x in one.values() if x.dim()]
+        memories = [x for one in states.values() for x in one.values() if x.dim()]
         for row in reversed(rows):
             self.running -= 1
             self.net.swap(row, self.running)
-            for x in (self.number, self.best, self.waited, *kept):
+            for x in (self.number, self.best, self.waited, *memories):
                 x[[row, self.running]] = x[[self.running, row]]
         self._live[0].keep(self.running)
         for one in states.values():
@@ -314,6 +314,11 @@ class PixelMLP(pl.LightningModule):
             raise UserError(
                 f"trainer.precision={self.trainer.precision} does not serve here: "
                 f"it is one of {', '.join(PRECISIONS)}"
+            )
+        if self.trainer.gradient_clip_val is not None:
+            raise UserError(
+                "Members learn apart, and trainer.gradient_clip_val would clip all their gradients "
+                "together: leave it null"
             )
         if self.trainer.accumulate_grad_batches != 1:
             raise UserError(
