@@ -203,7 +203,17 @@ def test_one_of_them_is_evaluated_alone(dictionaries, stored):
     own = dictionaries / "checkpoints/scale4/last.ckpt"
     words = [f"ckpt_path={own}", "logger=csv", "hydra.run.dir=e", "trainer=cpu"]
     said = run("evaluate", *words, "optimized_metric=test/fvu", cwd=stored)
-    for figure in ("fvu", "cosine", "l0", "dead", "coherence"):
+    for figure in (
+        "fvu",
+        "cosine",
+        "l0",
+        "dead",
+        "coherence",
+        "iou",
+        "iou_random",
+        "iou_pca",
+        "map",
+    ):
         ours = logged(stored / "e", f"test/{figure}")
         assert ours == logged(dictionaries, f"test/scale4/{figure}")
         assert f"test/{figure}" in said
