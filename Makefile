@@ -1,4 +1,4 @@
-# make demo    install into .venv, then show what diffdict does
+# make demo    install into .venv, then find which latent is which part of a face
 # make test    install into .venv, then the whole suite, JOBS=2 processes (pages need a Chromium, and are left out without)
 # make faults  kills, flips, full disks, several ranks
 # make lint    style, arrows between rooms, lengths
@@ -43,8 +43,9 @@ $(LENS_STAMP): $(STAMP)
 	@touch $(LENS_STAMP)
 
 demo: $(STAMP)
-	$(PY) extract.py report=grid
-	$(PY) extract.py task=samples data.number=16 sampler.respacing=ddim25 paths.samples=outputs/demo
+	$(PY) extract.py dataset.name=toy_faces_500 dataset.train_pictures=500 block=3
+	$(PY) train.py experiment=demo test=false hydra.run.dir=outputs/demo
+	$(PY) evaluate.py ckpt_path=outputs/demo/last.ckpt report=dashboard hydra.run.dir=outputs/demo/concepts
 
 test: $(STAMP) $(LENS_STAMP)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not faults$(WITHOUT)"

@@ -55,11 +55,10 @@ class Grid(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what could not be drawn before anything is computed."""
         self.rows = []
-        facts = getattr(trainer.datamodule, "facts", {})
-        if hasattr(pl_module, "judged") and not facts["labelled"]:
+        if hasattr(pl_module, "judged") and (why := trainer.datamodule.unlabelled):
             raise UserError(
-                f"report=grid shows where latents meet classes, {facts['dataset']} has no masks: "
-                f"report=dashboard does without"
+                f"report=grid shows where latents meet classes: {why}; report=dashboard does "
+                f"without"
             )
 
     def on_predict_batch_end(

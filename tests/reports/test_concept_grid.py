@@ -1,7 +1,10 @@
 """The figure of concepts: which pictures, which latents, and every cell where it belongs."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
@@ -11,6 +14,7 @@ from diffdict.reports import concept_grid
 from diffdict.reports.colours import as_bytes
 from diffdict.reports.concept_grid import choose_for, concept_figure, concept_figures, named
 from diffdict.reports.figure import APART, GAP, HEAD, LEFT, draw_figure
+from diffdict.reports.grid import Grid
 from diffdict.reports.overlay import enlarged, outlined, overlay, tinted
 from diffdict.sae.topk import BatchTopK, TopK
 from tests.reports.world import PALETTE, SIDE, Tested, World, build, measure_world
@@ -114,3 +118,9 @@ def test_several_dictionaries_stacked_streams_and_pictures_that_are_elsewhere():
     assert (mask[-2, : TIMES * SIDE] == PALETTE[1]).all(), (
         "the mask in its colours stands for the picture"
     )
+
+
+def test_pictures_that_no_latent_can_be_matched_with_are_refused(sae):
+    trainer = Mock(spec=pl.Trainer, datamodule=Mock(unlabelled="faces has no labels"))
+    with pytest.raises(UserError, match=r"faces has no labels; report=dashboard does without"):
+        Grid("out").setup(trainer, Tested(World(), sae=sae), "test")
