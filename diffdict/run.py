@@ -11,17 +11,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from copy import copy
 from pathlib import Path
-from types import FrameType, NoneType
-from typing import NamedTuple, get_args
+from types import FrameType
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
@@ -31,6 +30,7 @@ from diffdict import checkpoints, files
 from diffdict.errors import UserError
 from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
+from diffdict.make import adopted, arguments, make, without_workers
 from diffdict.reports.results import KeepResults, write_results
 from diffdict.reports.rows import print_rows
 from diffdict.reports.runs import find_runs, tables_beside
@@ -74,75 +74,22 @@ class Run(NamedTuple):
 
 def build(cfg: DictConfig) -> Run:
     """Everything that the config names, made."""
+    cfg = adopted(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
-    data = _make(_without_workers(cfg.data))
+    data = make(without_workers(cfg.data))
     facts = data.facts
-    model = _make(cfg.model, facts)
-    made = [_make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
+    model = make(cfg.model, facts)
+    made = [make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
     callbacks = [one for one in made if isinstance(one, pl.Callback)]
     own = [KeepConfig(cfg, facts), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
-    loggers = [_make(node) for node in _each(cfg, "logger")]
-    trainer = _make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
+    loggers = [make(node) for node in _each(cfg, "logger")]
+    trainer = make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
         checkpoints.check_resumable(cfg.ckpt_path, model)
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return Run(data, model, trainer, [one for one in made if one not in callbacks])
-
-
-def _make(node: DictConfig, facts: dict | None = None) -> object:
-    """The object a node describes; what the data knows fills the arguments that it names."""
-    takes = arguments(node["_target_"])
-    known = {k: v for k, v in (facts or {}).items() if k in takes and k not in node}
-    _check_types(node)
-    return instantiate(node, _convert_="all", **known)
-
-
-def arguments(target: str) -> dict[str, inspect.Parameter]:
-    """What a constructor takes; of our own classes also what they hand up as **rest."""
-    made, taken = get_object(target), {}
-    own = inspect.isclass(made) and made.__module__.startswith("diffdict.")
-    for kind in inspect.getmro(made) if own else [made]:
-        parameters = inspect.signature(kind).parameters
-        rest = [key for key, one in parameters.items() if one.kind is one.VAR_KEYWORD]
-        taken = {**parameters, **taken}
-        if not (own and rest):
-            break
-        del taken[rest[0]]
-    return taken
-
-
-def _without_workers(data: DictConfig) -> DictConfig:
-    """debug= and evaluate.py say the number of workers to all: what has none is not told."""
-    told = copy(data)
-    if "num_workers" not in arguments(data["_target_"]):
-        with open_dict(told):
-            told.pop("num_workers", None)
-    return told
-
-
-def _check_types(node: DictConfig) -> None:
-    """Keys, numbers, words and switches against what the constructors' signatures say."""
-    takes = arguments(node["_target_"])
-    for key, value in node.items():
-        if key not in takes and key[0] != "_" and node["_target_"].startswith("diffdict."):
-            place, kind = node._get_full_key(key), node["_target_"].rpartition(".")[2]
-            known = ", ".join(name for name, one in takes.items() if one.default is not one.empty)
-            raise UserError(f"{place} is unknown, leave it out with ~{place}: {kind} takes {known}")
-        if OmegaConf.is_dict(value) and "_target_" in value:
-            _check_types(value)
-        if key not in takes or OmegaConf.is_config(value):
-            continue
-        annotation = takes[key].annotation
-        allowed = set(get_args(annotation)) or {annotation}
-        if allowed <= {int, float, bool, str, NoneType}:
-            fits = {type(value)} | ({float} if type(value) is int else set())
-            if not fits & allowed:
-                names = " or ".join(
-                    sorted("null" if t is NoneType else t.__name__ for t in allowed)
-                )
-                raise UserError(f"{node._get_full_key(key)} must be {names}, got {value!r}")
 
 
 def _each(cfg: DictConfig, group: str) -> list[DictConfig]:
@@ -266,7 +213,7 @@ def resumed(cfg: DictConfig) -> DictConfig:
     again = OmegaConf.merge(cfg, {"ckpt_path": str(last)})
     with suppress(UserError):  # a checkpoint that cannot be read: the job begins anew
         kept = OmegaConf.merge(checkpoints.config_of(last), {"ckpt_path": str(last)})
-        if _resolved(kept) == _resolved(again):
+        if _resolved(kept) == _resolved(adopted(again)):
             print(f"Goes on from {last}", file=sys.stderr)
             return again
     return cfg
@@ -288,7 +235,7 @@ def look(cfg: DictConfig) -> None:
     facts, began = checkpoints.facts_of(cfg.ckpt_path), time.perf_counter()
     image = open_picture(cfg.picture, facts["image_size"])
     net = instantiate(cfg.backbone)
-    model = checkpoints.restore(cfg.ckpt_path, _make(cfg.model, facts)).eval()
+    model = checkpoints.restore(cfg.ckpt_path, make(cfg.model, facts)).eval()
     cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     device = torch.device("cpu" if cpu else "cuda")
     where, known = (cfg.timestep, cfg.block, cfg.noise), facts.get("backbone_sha256")

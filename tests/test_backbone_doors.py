@@ -1,5 +1,8 @@
 """The real doors on networks that never saw noise: MAE, SwAV, pixels, and one of the user's own."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from diffdict.data.toy_faces import ToyFaces
 from diffdict.features.store import FeatureStore
 from diffdict.run import Run
 
+ROOT = Path(__file__).parent.parent
 FACES = ["dataset.image_size=32", "dataset.train_pictures=4", "dataset.test_pictures=2"]
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 13, "num_heads": 2}
 
@@ -131,6 +135,77 @@ def test_a_dictionary_learns_from_each_live(opened, words):
     ],
 )
 def test_a_mistake_is_one_line(opened, words, said):
+    with pytest.raises(Exception) as told:  # noqa: PT011 - Hydra's own around it
+        opened("extract", *words)
+    assert said in _mistake(told.value)
+
+
+MINE = """
+import torch
+
+class MyNet(torch.nn.Module):
+    def __init__(self, width=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = torch.nn.Conv2d(3, width, 4, 4)
+
+    def features(self, images, timestep=None, blocks=None, noise=None):
+        return {"stem": self.stem(images)}
+
+class Half(torch.nn.Module):
+    pass
+"""
+
+
+@pytest.fixture
+def mine(place, monkeypatch) -> str:
+    """A module of the user's in the folder."""
+    (place / "mypackage.py").write_text(MINE)
+    monkeypatch.syspath_prepend(place)
+    return "backbone._target_=mypackage.MyNet"
+
+
+def test_a_network_of_ones_own_is_stored_learned_from_and_found_again(opened, place, mine):
+    run = opened("extract", mine, "+backbone.width=6", "split=train")
+    run.trainer.predict(run.model, run.data, return_predictions=False)
+    store = FeatureStore.open(place / "features/toy_faces/mynet/train")
+    assert store.streams["stem"].channels == 6
+    assert (store.streams["stem"].height, store.identity["noise"]) == (8, None)
+    few = ["sae.scale=2", "sae.k=2", "data.batch_size=16", "data.val_pictures=1"]
+    words = ["task=sae", mine, "+backbone.width=6", *few, "trainer.max_steps=2", "test=false"]
+    run = opened("train", *words)
+    run.trainer.fit(run.model, run.data)
+    assert run.data.facts["d_in"] == 6
+    live = opened("train", *words, "data.source=live")
+    assert live.data.facts["maps"] == run.data.facts["maps"] == ["stem"]
+
+
+def test_the_door_itself_opens_on_it_from_its_folder(place, mine):
+    command = [sys.executable, str(ROOT / "extract.py"), mine, *FACES, "split=test", "trainer=cpu"]
+    env = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=place, env=env, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "features/toy_faces/mynet/test" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["backbone._target_=nowhere.Net"], "backbone._target_=nowhere.Net cannot be imported"),
+        (
+            ["backbone._target_=mypackage.Half"],
+            "half has no method features(self, images, timestep",
+        ),
+        (["backbone._target_=mypackage.Nets"], "mypackage.Nets cannot be imported"),
+        (
+            ["backbone._target_=mypackage.MyNet", "block=3"],
+            "mynet has no block 3. Its blocks: stem",
+        ),
+        (["backbone._target_=mypackage.MyNet", "+backbone.height=3"], "argument 'height'"),
+        (["backbone._target_=mypackage.MyNet", "backbone.checkpoint=mae.pth"], "not fit MyNet"),
+    ],
+)
+def test_a_mistake_about_ones_own_is_one_line(opened, mine, words, said):
     with pytest.raises(Exception) as told:  # noqa: PT011 - Hydra's own around it
         opened("extract", *words)
     assert said in _mistake(told.value)

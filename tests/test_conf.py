@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from diffdict import checkpoints
 from diffdict.__main__ import folder
-from diffdict.run import arguments
+from diffdict.make import arguments
 
 CONF = Path(folder("conf"))
 GROUPS = [

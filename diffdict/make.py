@@ -1,0 +1,86 @@
+"""From a config's node to the object that it describes, its keys and values checked first."""
+
+import inspect
+from copy import copy
+from types import NoneType
+from typing import get_args
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffdict.backbones.own import wrapped
+from diffdict.errors import UserError
+
+
+def make(node: DictConfig, facts: dict | None = None) -> object:
+    """The object a node describes; what the data knows fills the arguments that it names."""
+    takes = arguments(node["_target_"])
+    known = {k: v for k, v in (facts or {}).items() if k in takes and k not in node}
+    _check_types(node)
+    return instantiate(node, _convert_="all", **known)
+
+
+def arguments(target: str) -> dict[str, inspect.Parameter]:
+    """What a constructor takes; of our own classes also what they hand up as **rest."""
+    made, taken = get_object(target), {}
+    own = inspect.isclass(made) and made.__module__.startswith("diffdict.")
+    for kind in inspect.getmro(made) if own else [made]:
+        parameters = inspect.signature(kind).parameters
+        rest = [key for key, one in parameters.items() if one.kind is one.VAR_KEYWORD]
+        taken = {**parameters, **taken}
+        if not (own and rest):
+            break
+        del taken[rest[0]]
+    return taken
+
+
+def without_workers(data: DictConfig) -> DictConfig:
+    """debug= and evaluate.py say the number of workers to all: what has none is not told."""
+    told = copy(data)
+    if "num_workers" not in arguments(data["_target_"]):
+        with open_dict(told):
+            told.pop("num_workers", None)
+    return told
+
+
+def _check_types(node: DictConfig) -> None:
+    """Keys, numbers, words and switches against what the constructors' signatures say."""
+    takes = arguments(node["_target_"])
+    for key, value in node.items():
+        if key not in takes and key[0] != "_" and node["_target_"].startswith("diffdict."):
+            place, kind = node._get_full_key(key), node["_target_"].rpartition(".")[2]
+            known = ", ".join(name for name, one in takes.items() if one.default is not one.empty)
+            raise UserError(f"{place} is unknown, leave it out with ~{place}: {kind} takes {known}")
+        if OmegaConf.is_dict(value) and "_target_" in value:
+            _check_types(value)
+        if key not in takes or OmegaConf.is_config(value):
+            continue
+        annotation = takes[key].annotation
+        allowed = set(get_args(annotation)) or {annotation}
+        if allowed <= {int, float, bool, str, NoneType}:
+            fits = {type(value)} | ({float} if type(value) is int else set())
+            if not fits & allowed:
+                names = " or ".join(
+                    sorted("null" if t is NoneType else t.__name__ for t in allowed)
+                )
+                raise UserError(f"{node._get_full_key(key)} must be {names}, got {value!r}")
+
+
+def adopted(cfg: DictConfig) -> DictConfig:
+    """The same config with a network from outside diffdict as one of ours.
+
+    Typed over another network's target, it keeps nothing of that one but what was typed too.
+    """
+    node = cfg.get("backbone")
+    if node is None or node["_target_"].startswith("diffdict."):
+        return cfg
+    said = {word.lstrip("+").split("=")[0] for word in HydraConfig.get().overrides.task}
+    typed = {place.split(".")[1] for place in said if place.startswith("backbone.")}
+    kept = [key for key in node if "_target_" not in typed or key in typed]
+    ours = copy(cfg)
+    with open_dict(ours):
+        ours.backbone = wrapped(OmegaConf.to_container(OmegaConf.masked_copy(node, kept)))
+        if "_target_" in typed and "block" not in said:
+            ours.block = "all"
+    return ours
