@@ -228,22 +228,24 @@ def look(cfg: DictConfig) -> None:
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)
     if not hasattr(get_object(cfg.model._target_), "look"):
         raise UserError(
-            f"picture= shows what was learned of a backbone's features, ckpt_path={cfg.ckpt_path} "
-            f"is a run of task={_about(cfg)['task']}: give one of task=sae or task=pixel_mlp"
+            f"picture= shows what was learned about pictures, ckpt_path={cfg.ckpt_path} is a run "
+            f"of task={_about(cfg)['task']}: give one of task=sae, task=pixel_mlp or task=deeplab"
         )
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     facts, began = checkpoints.facts_of(cfg.ckpt_path), time.perf_counter()
     image = open_picture(cfg.picture, facts["image_size"])
-    net = instantiate(cfg.backbone)
+    takes = inspect.signature(get_object(cfg.model._target_).look).parameters
+    net = instantiate(cfg.backbone) if "maps" in takes else None  # some learn from pictures alone
     model = checkpoints.restore(cfg.ckpt_path, make(cfg.model, facts)).eval()
     cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     device = torch.device("cpu" if cpu else "cuda")
-    where, known = (cfg.timestep, cfg.block, cfg.noise), facts.get("backbone_sha256")
-    maps = see(image, net, *where, known, device)
     folder = files.unused(Path(HydraConfig.get().runtime.output_dir) / "picture")
     known = {"tables": tables_beside(cfg.ckpt_path)}  # for what says more after a test
-    known = {k: v for k, v in known.items() if k in inspect.signature(model.look).parameters}
-    rows = model.to(device).look(image.to(device), maps, folder, **known)
+    if net is not None:
+        where = cfg.timestep, cfg.block, cfg.noise, facts.get("backbone_sha256")
+        known["maps"] = see(image, net, *where, device)
+    known = {key: value for key, value in known.items() if key in takes}
+    rows = model.to(device).look(image.to(device), folder=folder, **known)
     write_results(folder, _about(cfg), {"picture": rows}, time.perf_counter() - began)
     print_rows(rows)
     print(f"picture: {folder}")

@@ -83,7 +83,10 @@ def test_a_segmenter_learns_from_the_set_and_is_evaluated(drawn):
     run("evaluate", *words, cwd=drawn)
     again = json.loads((drawn / "again/results.json").read_text())
     assert again["metrics"]["test/miou"] == kept["metrics"]["test/miou"]
-    assert list((drawn / "again").glob("grid*.png"))
+    assert (drawn / "again/grid.png").is_file()
+    words = ["ckpt_path=deep/last.ckpt", "picture=again/grid.png", "hydra.run.dir=one"]
+    assert "share" in run("evaluate", *words, cwd=drawn)
+    assert (drawn / "one/picture/sheet.png").is_file()
 
 
 def test_a_filter_that_leaves_nothing_names_the_other(drawn):

@@ -5,6 +5,7 @@ What it has learned needs no diffusion model any more.
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, no_type_check
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from diffdict.checkpoints import load_into
 from diffdict.errors import UserError
 from diffdict.features.shuffle import mix
 from diffdict.metrics.segmentation import PROTOCOLS, Confusion, Segmentation, check_protocol
+from diffdict.reports import segmentation
 from diffdict.tasks.divergence import stop_too_fast
 from diffdict.tasks.rates import Rates
 
@@ -131,6 +133,7 @@ class DeepLab(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         num_classes: int,
         class_names: Sequence[str] = (),
+        palette: Sequence[Sequence[int]] = (),
         ignore_label: int | None = None,
         labelled: bool = True,
         *,
@@ -163,6 +166,7 @@ class DeepLab(pl.LightningModule):
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1), persistent=False)
         self.optimizer, self.protocol, self.seed = optimizer, protocol, seed
         self.class_names = list(class_names) or [str(i) for i in range(num_classes)]
+        self.palette = palette
         learned = ignore_label is None or (learn_ignored and ignore_label < num_classes)
         self.unlearned = UNSEEN if learned else ignore_label
         self.rates = Rates(warmup_steps, 0, decay, decay_share, 0)
@@ -268,6 +272,19 @@ class DeepLab(pl.LightningModule):
         """They are the same on all ranks."""
         named = {f"{split}/{name}": value for name, value in figures.items()}
         self.log_dict(named, sync_dist=True)
+
+    @torch.no_grad()
+    def look(
+        self, image: Float[Tensor, "3 height width"], folder: Path
+    ) -> list[dict[str, str | float]]:
+        """What the network makes of one picture: files, and a row for each class in it.
+
+        Its uncertainty is the entropy of what it says of a pixel.
+        """
+        shares = self.chosen(self._normal(image[None]))[0].softmax(0)
+        doubt = torch.special.entr(shares).sum(0)
+        seen = image, shares.argmax(0), doubt
+        return segmentation.look(*seen, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured."""
