@@ -283,9 +283,12 @@ def close(run: Run) -> Iterator[None]:
 
 @rank_zero_only
 def _report(run: Run) -> None:
-    """This run alone, by reports that collect several."""
+    """This run alone, by reports that collect several and by loggers that show what it left."""
     for report in run.reports:
         report.collect(find_runs(run.trainer.default_root_dir)).log(run.trainer.loggers)
+    for logger in run.trainer.loggers:
+        if hasattr(logger, "keep_run"):
+            logger.keep_run(run.trainer, run.model)
 
 
 def _leave_ranks(run: Run, before: set[str]) -> None:

@@ -1,6 +1,6 @@
 """What a report on several runs has made: its table and its picture, shown by loggers too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +19,20 @@ class Collected(NamedTuple):
         for logger in loggers:
             if not hasattr(logger, "log_table"):
                 continue
-            columns = {name: [row.get(name) for row in self.rows] for name in columns_of(self.rows)}
-            lines = zip(*map(_of_one_kind, columns.values()), strict=True)
+            columns = columns_for_wandb(self.rows)
+            lines = zip(*columns.values(), strict=True)
             logger.log_table(self.name, columns=list(columns), data=list(map(list, lines)))
             if self.picture is not None:
                 logger.log_image(f"{self.name} picture", [str(self.picture)])
 
 
+def columns_for_wandb(rows: Sequence[Row]) -> dict[str, list]:
+    """Columns by name as wandb takes them: each of numbers, or of words."""
+    columns = {name: [row.get(name) for row in rows] for name in columns_of(rows)}
+    return {name: _of_one_kind(cells) for name, cells in columns.items()}
+
+
 def _of_one_kind(cells: list) -> list:
-    """A column as wandb takes it: numbers, or words."""
+    """Numbers, or words."""
     numbers = all(cell is None or isinstance(cell, (int, float)) for cell in cells)
     return cells if numbers else [None if cell is None else spoken(cell) for cell in cells]

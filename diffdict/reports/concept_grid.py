@@ -69,16 +69,28 @@ def concept_figure(
     pictures: int = 3,
 ) -> Image.Image:
     """The first test pictures that show a class well; of all classes unless some are named."""
-    facts, names = data.facts, findings.class_names
-    chosen = {label: choose_for(findings, label) for label in named(findings, classes)}
-    palette = facts.get("palette") or rainbow(len(names))
-    shown = _look(sae, findings, data, chosen, pictures)
-    rows = [
-        _row(label, names[label], chosen[label], some, palette) for label, some in shown.items()
-    ]
+    facts = data.facts
+    rows = concept_rows(sae, findings, data, classes, pictures)
     kind = f"{sae.latents} latents ({sae.architecture.replace('_', ' ')})"
     title = f"{kind} of {facts['backbone']} on {facts['dataset']}"
     return draw_figure(title, COLUMNS, rows, SCALE)
+
+
+def concept_rows(
+    sae: Sae,
+    findings: Findings,
+    data: pl.LightningDataModule,
+    classes: Sequence[str] | None,
+    pictures: int,
+) -> list[Row]:
+    """A row a class: of each picture as many cells as there are columns, or latents for them."""
+    names = findings.class_names
+    chosen = {label: choose_for(findings, label) for label in named(findings, classes)}
+    palette = data.facts.get("palette") or rainbow(len(names))
+    shown = _look(sae, findings, data, chosen, pictures)
+    return [
+        _row(label, names[label], chosen[label], some, palette) for label, some in shown.items()
+    ]
 
 
 def named(findings: Findings, names: Sequence[str] | None) -> list[int]:
