@@ -215,6 +215,9 @@ def resumed(cfg: DictConfig) -> DictConfig:
         kept = OmegaConf.merge(checkpoints.config_of(last), {"ckpt_path": str(last)})
         if _resolved(kept) == _resolved(adopted(again)):
             print(f"Goes on from {last}", file=sys.stderr)
+            sys.argv.append(f"ckpt_path='{last}'")  # for the ranks that this one starts
+            with suppress(FileNotFoundError):  # else the logger would write over it
+                last.with_name("metrics.csv").rename(files.unused(last.with_name("metrics-1.csv")))
             return again
     return cfg
 

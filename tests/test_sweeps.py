@@ -104,6 +104,7 @@ def test_a_job_that_was_stopped_goes_on_from_its_checkpoint(swept, stored):
     assert logs.count(f"train: {folder / '0'} has its results: left as it is") == 1
     assert logs.count(f"Goes on from {folder / '1/last.ckpt'}") == 1
     assert results(folder / "1")["metrics"] == before["metrics"]
+    assert "val/fvu" in (folder / "1/metrics-1.csv").read_text(), "what was logged before is kept"
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"0", "1", "2", ".submitit"}
     said = run("train", "-m", *words, "sae.scale=4,2", launcher, cwd=stored, code=2)
     assert "train: " + str(folder / "0") + " holds the results of another job" in said
@@ -153,6 +154,17 @@ def test_probes_of_what_is_stored(stored):
     assert found["metrics"] == {k: pytest.approx(float(row[own])) for k, own in metrics.items()}
     assert (stored / "probes/heatmap.png").exists()
     assert row["miou"][:4] in run("evaluate", "report=table", "runs=probes", cwd=stored)
+
+
+@pytest.mark.faults
+def test_a_job_of_two_ranks_goes_on(stored):
+    words = [*NET[:-1], *SAE, "trainer=ddp_sim", "hydra.sweep.dir=ranks", "sae.scale=2"]
+    run("train", "-m", *words, cwd=stored)
+    before = results(stored / "ranks/0")
+    (stored / "ranks/0/results.json").unlink()
+    said = run("train", "-m", *words, cwd=stored)
+    assert said.count(f"Goes on from {stored / 'ranks/0/last.ckpt'}") == 1
+    assert results(stored / "ranks/0")["metrics"] == before["metrics"]
 
 
 @pytest.mark.faults

@@ -23,7 +23,7 @@ class Collected(NamedTuple):
             lines = zip(*columns.values(), strict=True)
             logger.log_table(self.name, columns=list(columns), data=list(map(list, lines)))
             if self.picture is not None:
-                logger.log_image(f"{self.name} picture", [str(self.picture)])
+                logger.log_image(f"{self.name}_picture", [str(self.picture)])
 
 
 def columns_for_wandb(rows: Sequence[Row]) -> dict[str, list]:

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from diffdict.reports.collected import Collected
 from diffdict.reports.rows import as_csv, as_markdown
 from diffdict.reports.runs import find_runs
 from diffdict.reports.table import ResultsTable
@@ -57,3 +58,19 @@ def test_rows_may_differ_in_their_columns():
         "| 1 | x, y |  |",
         "|  |  | True |",
     ]
+
+
+def test_loggers_with_tables_show_what_was_collected(tmp_path):
+    class Logger:
+        def log_table(self, name, columns, data):
+            self.table = name, columns, data
+
+        def log_image(self, name, images):
+            self.image = name, images
+
+    rows = [{"block": 3, "fvu": 0.5}, {"block": "layer1", "fvu": None}, {"block": None, "l0": 32}]
+    logger = Logger()
+    Collected("heatmap", rows, tmp_path / "a.png").log([object(), logger])
+    columns, data = ["block", "fvu", "l0"], [["3", 0.5, None], ["layer1", None, None]]
+    assert logger.table == ("heatmap", columns, [*data, [None, None, 32]])
+    assert logger.image == ("heatmap_picture", [str(tmp_path / "a.png")])
