@@ -37,7 +37,7 @@ class Backbone(nn.Module, ABC):
         blocks: Sequence[Block] | None = None,
         noise: Float[Tensor, "..."] | None = None,
     ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
-        """Native-resolution maps of the blocks (None: all), in the network's order.
+        """Native-resolution maps of the blocks (None: the usual ones), in the network's order.
 
         One pass that ends with the last block asked for, over images in [-1, 1]; `noise` is
         broadcast over them (None: fresh) and means nothing to a network without timesteps.
@@ -60,7 +60,10 @@ class Backbone(nn.Module, ABC):
         return digest.hexdigest()
 
     def chosen(self, blocks: Block | Sequence[Block] | None) -> list[Block]:
-        """The blocks asked for, each once, in the network's order; "all" and None are all."""
+        """The blocks asked for, each once, in the network's order.
+
+        "all" are all; so is None, unless the network is known for some of them.
+        """
         if blocks is None or blocks == "all":
             return list(self.shapes)
         known = ", ".join(map(str, self.shapes))
