@@ -94,7 +94,7 @@ def find_runs(runs: str | Sequence[str]) -> Runs:
                 f"as 'multirun/2026-01-31/*', under which jobs have left their {RESULTS}"
             )
         folders |= dict.fromkeys(here)
-    found = {folder: read_results(folder) for folder in folders}
+    found = {folder: _lean(read_results(folder)) for folder in folders}
     finished = [Finished(folder, results) for folder, results in found.items() if results]
     others = [folder for folder, results in found.items() if not results and _learns(folder)]
     return Runs(finished, others)
@@ -112,14 +112,19 @@ def _runs_below(place: Path) -> list[Path]:
     return found
 
 
+def _lean(results: dict | None) -> dict | None:
+    """Without the tables: those of ten thousand latents in a hundred runs would fill the memory."""
+    return results and {key: value for key, value in results.items() if key != "tables"}
+
+
 def _learns(folder: Path) -> bool:
-    """Whether results were to come: not of extract.py, nor of a report on other runs."""
+    """Whether results were to come: not of extract.py, a report on other runs, or one picture."""
     try:
         door = OmegaConf.load(folder / RECORD / "hydra.yaml").hydra.job.config_name
         typed = list(OmegaConf.load(folder / RECORD / "overrides.yaml"))
     except (OSError, AttributeError):  # killed before it could say
         return True
-    return door != "extract" and not any(word.startswith("runs=") for word in typed)
+    return door != "extract" and not any(word.startswith(("runs=", "picture=")) for word in typed)
 
 
 def _natural(path: str) -> list[tuple[bool, int, str]]:

@@ -15,6 +15,7 @@ def test_jobs_are_found_in_order_whatever_names_them(sweep):
         found = find_runs(runs)
         assert [run.folder.name for run in found.finished] == names
         assert found.unfinished == []
+    assert "tables" not in found.finished[0].results, "a hundred runs' would fill the memory"
     assert [run.folder.name for run in find_runs(f"{folder}/1?").finished] == ["10", "11"]
     twice = find_runs([str(folder / "3"), str(folder)])
     assert [run.folder.name for run in twice.finished] == ["3", *(n for n in names if n != "3")]
@@ -32,6 +33,7 @@ def test_failed_jobs_are_told_from_extractions_and_reports(sweep):
         ("1", "train", ["block=2"]),
         ("2", "extract", ["block=2"]),
         ("3", "evaluate", ["report=heatmap", "runs=multirun"]),
+        ("5", "evaluate", ["ckpt_path=last.ckpt", "picture=me.jpg"]),
         ("4", None, None),  # killed before it could say
     ]:
         record = folder / name / ".hydra"
