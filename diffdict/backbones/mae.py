@@ -33,11 +33,11 @@ class MAE(Backbone):
         num_heads: int = 16,
         mlp_ratio: int | float = 4,
         *,
-        normalise: bool = True,
+        normalise: bool = False,
         name: str = "mae",
         checkpoint: str | None = None,
     ) -> None:
-        """normalise=False takes pictures that already have ImageNet's mean and deviation."""
+        """Pictures have ImageNet's mean and deviation; with normalise=True they come in [-1, 1]."""
         super().__init__()
         for what, whole, part in (
             ("img_size must be a multiple of patch_size", img_size, patch_size),

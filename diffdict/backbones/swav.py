@@ -24,13 +24,13 @@ class SwAV(ResNet, Backbone):
         taps: str = "input",
         *,
         image_size: int = 256,
-        normalise: bool = True,
+        normalise: bool = False,
         name: str = "swav",
         checkpoint: str | None = None,
     ) -> None:
         """`taps` says which side of a block its map is; the published features are the inputs.
 
-        normalise=False takes pictures that already have ImageNet's mean and deviation.
+        Pictures have ImageNet's mean and deviation; with normalise=True they come in [-1, 1].
         """
         super().__init__(50, width)
         if taps not in TAPS:

@@ -28,7 +28,7 @@ def case(golden):
 @pytest.fixture(scope="module")
 def net(case) -> SwAV:
     """The network of the golden case; it takes normalised pictures of 64 px."""
-    return case.fill(SwAV(image_size=64, normalise=False))
+    return case.fill(SwAV(image_size=64))
 
 
 def seen(net: SwAV, taps: str, images: Tensor = IMAGES, blocks=None) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def test_pictures_are_shown_in_imagenets_colours(net):
     mean, std = (torch.tensor(colours)[:, None, None] for colours in (MEAN, STD))
     pictures = 2 * (IMAGES * std + mean) - 1  # in [-1, 1], but for the tails
     torch.testing.assert_close(normalised(pictures), IMAGES, atol=1e-5, rtol=1e-5)
-    assert SwAV().normalise
+    assert not SwAV().normalise
     other = copy.copy(net)
     other.normalise = True
     for block, x in seen(other, "input", pictures).items():
