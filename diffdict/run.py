@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from diffdict import checkpoints, files
 from diffdict.errors import UserError
@@ -318,7 +318,7 @@ def _way_on(run: Run) -> str:
 @rank_zero_only
 def _table(run: Run) -> None:
     """The last figures and the paths of what was written."""
-    table = Table("", "", show_header=False, box=None)
+    table = Table("", Column(overflow="fold"), show_header=False, box=None)
     figures = sorted(run.trainer.callback_metrics.items())
     for name, value in figures if len(figures) <= SCREEN else ():
         table.add_row(name, f"{float(value):.4g}")

@@ -38,6 +38,7 @@ from diffdict.reports.rows import Row, as_csv, print_rows, spoken
 from diffdict.reports.runs import Runs
 
 WIDE, TALL, GAP, LINE = 58, 34, 16, 20  # of a cell; between panels; of a line of text
+SHEET = 1700  # pixels across, after which panels begin another row
 SIGN = {1: ": more is better", -1: ": less is better", 0: ""}
 
 
@@ -129,62 +130,79 @@ def _best(maps: dict[str, list[Panel]]) -> list[Row]:
 def draw(
     metric: str, panels: Sequence[Panel], timesteps: Sequence[Value], blocks: Sequence[Value]
 ) -> Image.Image:
-    """The panels of one figure in a row, on one scale of colours; each one's best cell framed."""
+    """The panels of one figure, in rows, on one scale of colours; each one's best cell framed."""
     sign = better(metric)
     means = [mean.mean for panel in panels for mean in panel.cells.values()]
     ends = (max(means), min(means)) if sign < 0 else (min(means), max(means))  # dark, bright
+    tiles = [_tile(panel, sign, ends, timesteps, blocks) for panel in panels]
+    across, down = max(tile.width for tile in tiles), tiles[0].height
+    rows = -(-len(tiles) // max(1, SHEET // across))
+    columns = -(-len(tiles) // rows)
     title = metric + SIGN[sign]
-    left = max(wide(spoken(block)) for block in blocks) + wide("block ") + GAP
-    across = max(WIDE * len(timesteps), max(wide(panel.title) for panel in panels) + GAP)
-    step = left + across + GAP
-    top = LINE + GAP // 2 + (LINE if any(panel.title for panel in panels) else 0)
-    width = max(step * len(panels) + 4 * GAP + wide("0.00000"), wide(title) + 2 * GAP)
-    height = TALL * len(blocks)
-    sheet = Image.new("RGB", (width, top + height + 2 * LINE + GAP), PAPER)
+    width = max(columns * across + 4 * GAP + wide("0.00000"), wide(title) + 2 * GAP)
+    sheet = Image.new("RGB", (width, LINE + GAP + rows * down), PAPER)
     pen = ImageDraw.Draw(sheet)
     text_at(pen, (GAP, GAP // 2), title, "la")
-    for number, panel in enumerate(panels):
-        x = number * step + left
-        text_at(pen, (x, top - GAP // 2), panel.title, "ls")
-        _cells(pen, panel, (x, top), ends, timesteps, blocks)
-        if (best := panel.best(sign)) is not None:
-            _frame(pen, x + timesteps.index(best[0]) * WIDE, top + blocks.index(best[1]) * TALL)
-    _bar(pen, (len(panels) * step + GAP, top), height, ends)
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % columns * across, LINE + GAP + number // columns * down))
+    _bar(pen, (columns * across + GAP, LINE + GAP + LINE), TALL * len(blocks), ends)
     return sheet
 
 
-def _frame(pen: ImageDraw.ImageDraw, x: int, y: int) -> None:
-    """Dark and light, so that it is seen on every colour."""
-    pen.rectangle((x, y, x + WIDE - 2, y + TALL - 2), outline=INK, width=3)
-    pen.rectangle((x + 3, y + 3, x + WIDE - 5, y + TALL - 5), outline=PAPER)
-
-
-def _cells(
-    pen: ImageDraw.ImageDraw,
+def _tile(
     panel: Panel,
-    origin: tuple[int, int],
+    sign: int,
     ends: tuple[float, float],
     timesteps: Sequence[Value],
     blocks: Sequence[Value],
-) -> None:
+) -> Image.Image:
     """A panel's cells with their figures, timesteps below and blocks at the side."""
-    left, top = origin
+    step = max(WIDE, *(wide(spoken(timestep)) + 8 for timestep in timesteps))
+    left = max(wide(spoken(block)) for block in blocks) + wide("block ") + GAP
+    width = left + max(step * len(timesteps), wide(panel.title)) + GAP
+    tile = Image.new("RGB", (width, LINE + TALL * len(blocks) + 2 * LINE + GAP), PAPER)
+    pen = ImageDraw.Draw(tile)
+    text_at(pen, (left, LINE - GAP // 2), panel.title, "ls")
+    best = panel.best(sign)
     for row, block in enumerate(blocks):
-        y = top + row * TALL
+        y = LINE + row * TALL
         said = f"block {spoken(block)}" if row == 0 else spoken(block)
         text_at(pen, (left - 6, y + TALL // 2), said, "rm")
         for column, timestep in enumerate(timesteps):
-            x = left + column * WIDE
             mean = panel.cells.get((timestep, block))
-            colour = EMPTY if mean is None else ramp(_share(mean.mean, ends))
-            pen.rectangle((x, y, x + WIDE - 2, y + TALL - 2), colour)
-            middle = (x + WIDE // 2 - 1, y + TALL // 2 - 1)
-            said = "–" if mean is None else f"{mean.mean:.3g}"
-            text_at(pen, middle, said, "mm", readable_on(colour))
-    below = top + len(blocks) * TALL + 4
+            x = left + column * step
+            box = (x, y, x + step - 2, y + TALL - 2)
+            _cell(pen, box, mean, ends, framed=best == (timestep, block))
+    below = LINE + len(blocks) * TALL + 4
     for column, timestep in enumerate(timesteps):
-        text_at(pen, (left + column * WIDE + WIDE // 2 - 1, below), spoken(timestep), "ma")
+        text_at(pen, (left + column * step + step // 2 - 1, below), spoken(timestep), "ma")
     text_at(pen, (left, below + LINE), "timestep", "la")
+    return tile
+
+
+def _cell(
+    pen: ImageDraw.ImageDraw,
+    box: tuple[int, int, int, int],
+    mean: Mean | None,
+    ends: tuple[float, float],
+    framed: bool,
+) -> None:
+    """A figure in its colour; its frame is dark and light, so that it is seen on every colour."""
+    x, y, right, bottom = box
+    colour = EMPTY if mean is None else ramp(_share(mean.mean, ends))
+    pen.rectangle(box, colour)
+    if framed:
+        pen.rectangle(box, outline=INK, width=3)
+        pen.rectangle((x + 3, y + 3, right - 3, bottom - 3), outline=PAPER)
+    said = "" if mean is None else brief(mean.mean)
+    text_at(pen, ((x + right) // 2, (y + bottom) // 2), said, "mm", readable_on(colour))
+
+
+def brief(value: float) -> str:
+    """A figure in a cell's width: three decimals, unless it is a count, large or tiny."""
+    if value == round(value) or abs(value) >= 10:
+        return f"{value:.4g}"
+    return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.0e}"
 
 
 def _share(value: float, ends: tuple[float, float]) -> float:
@@ -202,4 +220,4 @@ def _bar(
     shares = ((0.5, "lm"),) if ends[0] == ends[1] else ((0, "ls"), (1, "la"))
     for share, anchor in shares:
         where = (x + GAP + 5, y + round((1 - share) * height))
-        text_at(pen, where, f"{ends[round(share)]:.3g}", anchor)
+        text_at(pen, where, brief(ends[round(share)]), anchor)

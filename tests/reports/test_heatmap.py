@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffdict.errors import UserError
 from diffdict.reports.canvas import INK, PAPER, ramp
-from diffdict.reports.heatmap import Heatmap
+from diffdict.reports.heatmap import Heatmap, brief
 from diffdict.reports.points import points_of, varying
 from diffdict.reports.runs import find_runs
 
@@ -174,3 +174,20 @@ def test_no_torch_is_needed():
     modules = ", ".join(f"diffdict.reports.{name}" for name in ("heatmap", "table", "curve"))
     check = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.23, "0.230"), (32.0, "32"), (0.0, "0"), (1.5, "1.500"), (1234.5, "1234"), (2e-5, "2e-05")],
+)
+def test_figures_are_brief(value, said):
+    assert brief(value) == said
+
+
+def test_many_panels_take_several_rows(sweep, tmp_path):
+    jobs = [
+        {"model.lr": lr / 10, "timestep": t, "test/fvu": 1.0} for lr in range(9) for t in (1, 2)
+    ]
+    picture = Image.open(Heatmap(tmp_path).collect(find_runs(str(sweep(*jobs)))).picture)
+    assert picture.width < 2000
+    assert picture.height > 200
