@@ -63,6 +63,16 @@ def test_shards_hold_no_file_open(tmp_path):
     assert psutil.Process().num_fds() == before
 
 
+def test_a_set_is_never_in_memory(tmp_path):
+    shape = (300, 256, 256)
+    np.savez(tmp_path / "x.npz", np.ones((*shape, 3), np.uint8), np.ones(shape, np.uint8))
+    data = NpzDataset("set", str(tmp_path / "x.npz"), "train", num_classes=2)
+    process, arrays = psutil.Process(), data.files[0]
+    before = process.memory_full_info().uss
+    assert sum(int(arrays.images[i].sum()) for i in range(300)) == 300 * 256 * 256 * 3
+    assert process.memory_full_info().uss - before < 10e6, "of 59 MB"
+
+
 def test_the_filter_takes_the_certain_and_their_order(tmp_path):
     write(tmp_path / "s")
     data = NpzDataset("set", str(tmp_path / "s"), "train", filter="portion", filter_portion=0.3)
