@@ -264,7 +264,7 @@ def seen(
 
 
 def thinning(
-    quantiles: Sequence[float], found: Histogram, like: Histogram
+    quantiles: Sequence[float | int], found: Histogram, like: Histogram
 ) -> Float[Tensor, "latents quantiles"]:
     """Quantiles of `found` among the activations that leave it no denser than `like`."""
     kept = like.density / found.density.clamp(min=torch.finfo(torch.float64).tiny)
