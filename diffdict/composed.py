@@ -27,6 +27,11 @@ def labelled(cfg: DictConfig) -> DictConfig:
     draws = "predict" in backbone  # only diffusion networks say what they predict
     facts = {key: _plain(kept[key]) for key in LOOKING} | ({"backbone": backbone} if draws else {})
     _say({key: (_plain(cfg[key]), fact) for key, fact in facts.items()})
+    if not draws:
+        asked = _short(_plain(cfg.backbone))
+        print(
+            f"The labeller looks through {_short(backbone)}; what it labels is drawn by {asked}"
+        )
     for key, fact in facts.items():
         cfg[key] = fact
     built = {"_target_": "hydra.utils.instantiate", "_partial_": True, "_recursive_": False}
@@ -59,5 +64,7 @@ def _say(pairs: dict[str, tuple[object, object]]) -> None:
 
 
 def _short(value: object) -> str:
-    """A backbone by its name."""
-    return str(value.get("name", value) if isinstance(value, dict) else value)
+    """A backbone by its name and weights."""
+    if isinstance(value, dict) and "name" in value:
+        return f"{value['name']} ({value.get('checkpoint', 'no weights')})"
+    return str(value)

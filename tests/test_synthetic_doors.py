@@ -106,3 +106,23 @@ def test_only_a_segmenter_labels(tmp_path):
             labelled(cfg)
         whole = compose("extract", ["task=samples"])
         assert labelled(whole) is whole
+
+
+def test_a_labeller_of_another_network_looks_and_the_asked_one_draws(tmp_path, capsys):
+    other = {
+        "model": {"_target_": "diffdict.tasks.pixel_mlp.PixelMLP", "vote": "soft"},
+        "backbone": {"_target_": "diffdict.backbones.pixels.Pixels", "name": "pixels"},
+        "data": {"dtype": "fp32", "compute": "fp32"},
+        "timestep": None,
+        "block": "all",
+        "noise": {"shared": True, "seed": 0, "draws": 1},
+    }
+    torch.save({"config": other, "state_dict": {}}, tmp_path / "other.ckpt")
+    with initialize_config_dir(packaged("conf"), version_base="1.3"):
+        cfg = labelled(compose("extract", ["task=samples", f"labeller={tmp_path}/other.ckpt"]))
+    assert cfg.model.net.name == "toy_ddpm"
+    made = cfg.model.labeller
+    assert (made.backbone.config.name, made.block, made.vote) == ("pixels", "all", "soft")
+    said = capsys.readouterr().out
+    assert "timestep None instead of 50" in said
+    assert "looks through pixels (no weights); what it labels is drawn by toy_ddpm" in said

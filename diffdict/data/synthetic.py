@@ -26,8 +26,10 @@ def synthetic_set(
 
     Size and classes are those of the real set; the other arguments are NpzDataset's.
     """
-    sized = {} if image_size is None else {"image_size": image_size}
-    known = real(split="train" if split == "val" else split, **sized)
+    own = {} if image_size is None else {"image_size": image_size}
+    if download and "download" in getattr(real, "keywords", {}):
+        own["download"] = True  # of both
+    known = real(split="train" if split == "val" else split, **own)
     if not known.labelled:
         raise UserError(f"{known.name} has no masks to test with: dataset/real=… names another set")
     if split != "train":

@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -116,7 +117,15 @@ def test_a_published_archive_is_fetched_and_read_where_it_unpacks(tmp_path, monk
     where["folder"] = str(path)
     with pytest.raises(UserError, match=r"No pictures of set in .*horse\. .*7 GB.*download=true"):
         made(path, archive=where)
-    data = made(path, archive=where, download=True)
+    asked = []
+
+    def remote(split, download=False):
+        asked.append(download)
+        return real(split)
+
+    options = {"archive": where, "download": True}
+    data = synthetic_set("set", str(path), partial(remote, download=False), "train", **options)
+    assert asked == [True], "one word fetches both"
     np.testing.assert_array_equal(data.uncertainty, UNSURE)
     np.testing.assert_array_equal(data[7]["mask"], MASKS[7])
 
