@@ -73,8 +73,8 @@ SWAV_WORDS = ["backbone=swav", "backbone.checkpoint=swav.pth", "backbone.width=0
 @pytest.fixture(scope="module")
 def nets(place) -> dict[str, Backbone]:
     """The same networks from those files."""
-    mae = MAE(**TINY, checkpoint=str(place / "mae.pth"))
-    swav = SwAV(1 / 16, image_size=32, checkpoint=str(place / "swav.pth"))
+    mae = MAE(**TINY, normalise=True, checkpoint=str(place / "mae.pth"))
+    swav = SwAV(1 / 16, image_size=32, normalise=True, checkpoint=str(place / "swav.pth"))
     return {"mae": mae.eval(), "swav": swav.eval()}
 
 
