@@ -29,9 +29,7 @@ def labelled(cfg: DictConfig) -> DictConfig:
     _say({key: (_plain(cfg[key]), fact) for key, fact in facts.items()})
     if not draws:
         asked = _short(_plain(cfg.backbone))
-        print(
-            f"The labeller looks through {_short(backbone)}; what it labels is drawn by {asked}"
-        )
+        print(f"The labeller looks through {_short(backbone)}; what it labels is drawn by {asked}")
     for key, fact in facts.items():
         cfg[key] = fact
     built = {"_target_": "hydra.utils.instantiate", "_partial_": True, "_recursive_": False}
