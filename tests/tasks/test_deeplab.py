@@ -1,7 +1,9 @@
 """task=deeplab: what is learned, chosen, tested and resumed; and what is refused."""
 
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -156,6 +158,16 @@ def test_the_grid_shows_pictures_masks_and_predictions(tmp_path):
     trainer.test(module, data, verbose=False)
     assert set(grid.rows[0]) == {"image", "mask", "prediction"}
     assert (tmp_path / "grid.png").is_file()
+
+
+def test_one_picture_is_looked_at_without_a_backbone(tmp_path):
+    module, picture = task().eval(), Halves("test")[0]["image"]
+    rows = module.look(picture, tmp_path)
+    labels = torch.from_numpy(np.load(tmp_path / "labels.npy"))
+    assert torch.equal(labels, module.segment(module.chosen, picture[None])[0])
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert all(0 <= row["uncertainty"] <= math.log(2) + 1e-6 for row in rows)
+    assert (tmp_path / "sheet.png").is_file()
 
 
 @pytest.mark.parametrize(
