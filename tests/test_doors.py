@@ -373,7 +373,7 @@ def test_a_mistake_about_a_picture_is_one_line(dictionaries, stored, words, said
 def test_another_task_has_no_page_and_sees_no_concepts(straight, tmp_path):
     for words, said in (
         (["report=dashboard"], "report=dashboard shows the latents of a dictionary"),
-        (["picture=me.jpg"], "picture= shows what was learned of a backbone's features"),
+        (["picture=me.jpg"], "picture= shows what was learned about pictures"),
     ):
         process = start("evaluate", f"ckpt_path={straight}/last.ckpt", *words, cwd=tmp_path)
         err = process.communicate(timeout=300)[1].strip().splitlines()
