@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffdict.errors import UserError
-from diffdict.reports.runs import RECORD, RESULTS, find_runs, read_results
+from diffdict.reports.runs.folders import RECORD, RESULTS, find_runs, read_results
 
 MEASURED = ("probe_sweep",)  # tasks that learn nothing which could be kept: evaluate.py runs them
 

@@ -31,9 +31,9 @@ from diffdict.errors import UserError
 from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
 from diffdict.make import adopted, arguments, make, without_workers
-from diffdict.reports.results import KeepResults, write_results
-from diffdict.reports.rows import print_rows
-from diffdict.reports.runs import find_runs, tables_beside
+from diffdict.reports.runs.folders import find_runs, tables_beside
+from diffdict.reports.runs.results import KeepResults, write_results
+from diffdict.reports.runs.rows import print_rows
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")

@@ -35,13 +35,18 @@ def find_floors(
     activate: Callable[[Float[Tensor, "1 latents"]], Float[Tensor, "1 latents"]],
     latents: int,
     code: float = 0.0,
+    *,
+    ranked: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Float[Tensor, " latents"]:
     """The largest pre-activations whose codes are not above `code`, exact to the float32.
 
     For any code that does not fall as its own pre-activation rises: so `pre > floor` says all
     about ReLU, gated, JumpReLU and thresholds. Infinite where no code is ever above it.
+    Of `ranked` latents, the largest are rectified: `code` itself.
     """
+    if ranked:
+        return torch.full((latents,), code, device=device)
     low = to_ordered(torch.full((1, latents), -FAR, device=device))
     high = -low
     reached = activate(from_ordered(high)) > code

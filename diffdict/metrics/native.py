@@ -16,6 +16,18 @@ PIECE = 2**23  # float32 numbers of a piece: 32 MiB
 # and where latents are ranked, `pre(part, rows)` in some rows of the maps. Affine in the features.
 Pre = Callable[..., Tensor]
 Given = Pre | Float[Tensor, "pictures latents rows columns"]
+Part = slice | Int64[Tensor, " part"]  # some of the latents
+Encode = Callable[[Float[Tensor, "tokens d_in"], Part], Float[Tensor, "tokens part"]]
+
+
+def pre_of(encode: Encode, maps: Float[Tensor, "pictures height width d_in"]) -> Pre:
+    """Pre-activations of features on demand."""
+
+    def pre(part: Part, rows: slice = slice(None)) -> Tensor:
+        some = maps[:, rows]
+        return encode(some.flatten(0, 2), part).unflatten(0, some.shape[:3]).permute(0, 3, 1, 2)
+
+    return pre
 
 
 class Piece(NamedTuple):
@@ -64,9 +76,7 @@ class Native:
                 kept &= torch.zeros_like(kept).scatter_(1, first, True)
             yield Piece(part, rows, tokens.masked_fill(~kept, -torch.inf))
 
-    def at(
-        self, part: slice | Int64[Tensor, " part"], rows: slice = slice(None)
-    ) -> Float[Tensor, "tokens part"]:
+    def at(self, part: Part, rows: slice = slice(None)) -> Float[Tensor, "tokens part"]:
         """These latents at the tokens of these rows."""
         maps = self._maps(part, rows).detach()
         tokens = maps.permute(0, 2, 3, 1).flatten(0, 2).float().contiguous()

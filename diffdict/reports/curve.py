@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.canvas import (
+from diffdict.reports.drawing.canvas import (
     FAINT,
     INK,
     LINES,
@@ -20,8 +20,9 @@ from diffdict.reports.canvas import (
     wide,
     write_png,
 )
-from diffdict.reports.collected import Collected
-from diffdict.reports.points import (
+from diffdict.reports.runs.collected import Collected
+from diffdict.reports.runs.folders import Runs
+from diffdict.reports.runs.points import (
     Mean,
     Point,
     Value,
@@ -34,8 +35,7 @@ from diffdict.reports.points import (
     titled,
     varying,
 )
-from diffdict.reports.rows import as_csv, print_rows, spoken
-from diffdict.reports.runs import Runs
+from diffdict.reports.runs.rows import as_csv, print_rows, spoken
 
 WIDE, TALL, GAP, LINE = 480, 280, 16, 20  # of the plot; around it; of a line of text
 FINE = 3  # lines are drawn so many times larger, and come out smooth

@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.album import Album
-from diffdict.reports.concept_page import about, compose, key_of
-from diffdict.reports.dictionary import ALONE
-from diffdict.reports.page import read_names, write_page
+from diffdict.reports.concepts.album import Album
+from diffdict.reports.concepts.compose import about, compose, key_of
+from diffdict.reports.concepts.page import read_names, write_page
 from diffdict.sae.base import Sae
+from diffdict.sae.several import ALONE
 
 
 class Dashboard(pl.Callback):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from diffdict import files
-from diffdict.reports.canvas import (
+from diffdict.reports.drawing.canvas import (
     EMPTY,
     INK,
     PAPER,
@@ -18,8 +18,9 @@ from diffdict.reports.canvas import (
     wide,
     write_png,
 )
-from diffdict.reports.collected import Collected
-from diffdict.reports.points import (
+from diffdict.reports.runs.collected import Collected
+from diffdict.reports.runs.folders import Runs
+from diffdict.reports.runs.points import (
     Mean,
     Point,
     Value,
@@ -34,8 +35,7 @@ from diffdict.reports.points import (
     titled,
     varying,
 )
-from diffdict.reports.rows import Row, as_csv, print_rows, spoken
-from diffdict.reports.runs import Runs
+from diffdict.reports.runs.rows import Row, as_csv, print_rows, spoken
 
 WIDE, TALL, GAP, LINE = 58, 34, 16, 20  # of a cell; between panels; of a line of text
 SHEET = 1700  # pixels across, after which panels begin another row

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffdict import files
-from diffdict.reports.collected import Collected
-from diffdict.reports.points import (
+from diffdict.reports.runs.collected import Collected
+from diffdict.reports.runs.folders import Runs
+from diffdict.reports.runs.points import (
     averaged,
     chosen_metrics,
     comparable,
@@ -14,8 +15,7 @@ from diffdict.reports.points import (
     row_of,
     varying,
 )
-from diffdict.reports.rows import Row, as_csv, as_markdown, print_rows, spoken
-from diffdict.reports.runs import Runs
+from diffdict.reports.runs.rows import Row, as_csv, as_markdown, print_rows, spoken
 
 
 class ResultsTable:

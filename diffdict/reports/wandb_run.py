@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from diffdict.reports.collected import columns_for_wandb
-from diffdict.reports.concept_grid import COLUMNS, concept_rows
-from diffdict.reports.dictionary import ALONE
-from diffdict.reports.rows import Row, plain
+from diffdict.reports.concepts.grid import COLUMNS, concept_rows
+from diffdict.reports.runs.collected import columns_for_wandb
+from diffdict.reports.runs.rows import Row, plain
+from diffdict.sae.several import ALONE
 
 HEAT = COLUMNS.index("1st latent")
 PACKAGE = Path(__file__).parent.parent

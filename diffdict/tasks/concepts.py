@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -20,7 +20,7 @@ from diffdict.features.labelled import LabelledPicture
 from diffdict.metrics.activations import Activations, Histogram, find_floors
 from diffdict.metrics.concepts import Concepts, Counts
 from diffdict.metrics.findings import Findings, Together
-from diffdict.metrics.native import Pre
+from diffdict.metrics.native import Encode, pre_of
 from diffdict.metrics.ranking import IGNORED, Top, rank, token_labels
 from diffdict.metrics.selection import (
     NONE,
@@ -37,9 +37,6 @@ from diffdict.sae.base import Sae
 CHOOSE, UNITE, TEST = range(3)  # the walks
 COMPONENTS = 256  # principal ones, at most
 CANDIDATES = 12  # latents that a class's union is grown from
-
-Part = slice | Int64[Tensor, " part"]
-Encode = Callable[[Float[Tensor, "tokens d_in"], Part], Float[Tensor, "tokens part"]]
 
 
 class Rule(NamedTuple):
@@ -118,7 +115,10 @@ class ConceptTest:
         self.watches: dict[str, Watch] = {}
         self.closers: dict[str, Closer] = {}
         for name, sae in saes.items():
-            own = seen(sae.pre, floors_of(sae), sae.ranked, sample)
+            floors = find_floors(
+                sae.activate, sae.latents, ranked=sae.ranked, device=sae.W_enc.device
+            )
+            own = seen(sae.pre, floors, sae.ranked, sample)
             rule = self._watch(name, sae.pre, own, sae.ranked, quantiles)
             self.closers[name] = Closer(rule, self.class_names, ignore_label)
             if baselines:
@@ -225,27 +225,9 @@ def _check(quantiles: list[float], union: int) -> None:
         raise UserError(f"model.concepts.union lies in 1..{CANDIDATES} latents, got {union}")
 
 
-def floors_of(sae: Sae) -> Float[Tensor, " latents"]:
-    """Pre-activations above which codes are positive: 0 where the largest are rectified."""
-    device = sae.W_enc.device
-    if sae.ranked:
-        return torch.zeros(sae.latents, device=device)
-    return find_floors(sae.activate, sae.latents, device=device)
-
-
 def along(rows: Float[Tensor, "latents d_in"], mean: Float[Tensor, " d_in"]) -> Encode:
     """How far tokens go in these directions from their mean."""
     return lambda tokens, part: (tokens.float() - mean) @ rows[part].T
-
-
-def pre_of(encode: Encode, maps: Tensor) -> Pre:
-    """Pre-activations on demand, of maps [pictures, rows, columns, d_in]."""
-
-    def pre(part: Part, rows: slice = slice(None)) -> Tensor:
-        some = maps[:, rows]
-        return encode(some.flatten(0, 2), part).unflatten(0, some.shape[:3]).permute(0, 3, 1, 2)
-
-    return pre
 
 
 @torch.no_grad()

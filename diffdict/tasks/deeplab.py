@@ -19,7 +19,7 @@ from diffdict.checkpoints import load_into
 from diffdict.errors import UserError
 from diffdict.features.shuffle import mix
 from diffdict.metrics.segmentation import PROTOCOLS, Confusion, Segmentation, check_protocol
-from diffdict.reports import segmentation
+from diffdict.reports.segmentation.look import look
 from diffdict.tasks.divergence import stop_too_fast
 from diffdict.tasks.rates import Rates
 
@@ -285,7 +285,7 @@ class DeepLab(pl.LightningModule):
         shares = self.chosen(self._normal(image[None]))[0].softmax(0)
         doubt = torch.special.entr(shares).sum(0)
         seen = image, shares.argmax(0), doubt
-        return segmentation.look(*seen, self.class_names, self.palette, folder)
+        return look(*seen, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured."""

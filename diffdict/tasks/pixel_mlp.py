@@ -28,7 +28,7 @@ from diffdict.metrics.segmentation import (
     check_protocol,
     top_tenth,
 )
-from diffdict.reports import segmentation
+from diffdict.reports.segmentation.look import look
 from diffdict.sae import kept
 from diffdict.tasks.divergence import stop_too_fast
 from diffdict.tasks.ensemble import Ensemble
@@ -260,7 +260,7 @@ class PixelMLP(pl.LightningModule):
             maps = CodedMaps(maps, kept.load(self.sae).sae.eval().to(self.device))
         found = self.predict(maps)
         seen = image, self.labels(found), found.uncertainty
-        return segmentation.look(*seen, self.class_names, self.palette, folder)
+        return look(*seen, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured, and how long each member has learned."""

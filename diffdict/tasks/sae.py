@@ -23,7 +23,7 @@ from diffdict.features.moments import off_centre
 from diffdict.features.shuffle import mix
 from diffdict.metrics.findings import Cell, Findings, tables
 from diffdict.metrics.sparsity import Sparsity, coherence
-from diffdict.reports.concept_look import look
+from diffdict.reports.concepts.look import look
 from diffdict.sae.base import Output
 from diffdict.sae.several import ALONE, apart
 from diffdict.tasks.concepts import ConceptTest, show

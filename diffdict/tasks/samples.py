@@ -31,7 +31,7 @@ from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import own_noise
 from diffdict.diffusion.schedules import respace
 from diffdict.errors import UserError
-from diffdict.reports.grid import contact_sheet
+from diffdict.reports.drawing.sheet import contact_sheet
 from diffdict.tasks.labeller import Labeller
 
 SHEET = 32  # samples on the contact sheet

@@ -16,7 +16,7 @@ from diffdict.features.pictures import ExtractionPictures
 from diffdict.features.pixels import PixelDataModule
 from diffdict.features.tokens import TokenDataModule
 from diffdict.features.writer import FeatureWriter
-from diffdict.reports.weights import export
+from diffdict.reports.kept.weights import export
 from diffdict.tasks.features import Features
 
 FACES = partial(ToyFaces, image_size=16, train_pictures=6, val_pictures=2, test_pictures=3)

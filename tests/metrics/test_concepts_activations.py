@@ -14,7 +14,7 @@ from diffdict.metrics.activations import (
     to_ordered,
 )
 from diffdict.sae.relu import Gated, JumpRelu, Relu
-from diffdict.sae.topk import BatchTopK, Matryoshka
+from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 
 LATENTS = 6
 
@@ -51,6 +51,14 @@ def test_a_floor_is_the_last_number_without_a_code(name, code):
     floors = find_floors(sae.activate, LATENTS, code)
     assert (sae.activate(floors[None]) <= code).all()
     assert (sae.activate(torch.nextafter(floors, torch.tensor(torch.inf))[None]) > code).all()
+
+
+def test_floors_of_ranked_latents_are_where_the_largest_are_rectified():
+    sae = TopK(3, latents=LATENTS, k=3)
+    floors = find_floors(sae.activate, LATENTS, ranked=sae.ranked)
+    pre = torch.randn(50, LATENTS, generator=torch.Generator().manual_seed(0)) - 1
+    first = torch.zeros_like(pre).scatter_(1, pre.topk(3).indices, 1) > 0
+    assert torch.equal((pre > floors) & first, sae.activate(pre) > 0)
 
 
 def test_floors_at_the_ends():

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from diffdict.errors import UserError
-from diffdict.reports.canvas import LINES
 from diffdict.reports.curve import Axis, Curve, _ticks
-from diffdict.reports.runs import find_runs
+from diffdict.reports.drawing.canvas import LINES
+from diffdict.reports.runs.folders import find_runs
 
 
 @pytest.fixture

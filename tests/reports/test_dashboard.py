@@ -13,8 +13,8 @@ from PIL import Image
 
 from diffdict.errors import UserError
 from diffdict.metrics.selection import best_class
-from diffdict.reports.album import Album, embedded
-from diffdict.reports.concept_page import about, compose, key_of
+from diffdict.reports.concepts.album import Album, embedded
+from diffdict.reports.concepts.compose import about, compose, key_of
 from diffdict.reports.dashboard import Dashboard
 from tests.reports.world import CLASSES, GRID, PALETTE, PICTURES, SIDE, Tested, World, build
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from diffdict.errors import UserError
-from diffdict.reports.canvas import INK, PAPER, ramp
+from diffdict.reports.drawing.canvas import INK, PAPER, ramp
 from diffdict.reports.heatmap import Heatmap, brief
-from diffdict.reports.points import points_of, varying
-from diffdict.reports.runs import find_runs
+from diffdict.reports.runs.folders import find_runs
+from diffdict.reports.runs.points import points_of, varying
 
 
 def rows(folder):

@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from diffdict.reports.collected import Collected
-from diffdict.reports.rows import as_csv, as_markdown
-from diffdict.reports.runs import find_runs
+from diffdict.reports.runs.collected import Collected
+from diffdict.reports.runs.folders import find_runs
+from diffdict.reports.runs.rows import as_csv, as_markdown
 from diffdict.reports.table import ResultsTable
 
 

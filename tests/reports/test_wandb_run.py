@@ -16,7 +16,7 @@ from wandb.proto import wandb_internal_pb2
 
 from diffdict.features.store import FeatureStore, Identity
 from diffdict.metrics.findings import Together, tables
-from diffdict.reports.concept_grid import concept_rows
+from diffdict.reports.concepts.grid import concept_rows
 from diffdict.reports.wandb_run import PACKAGE, WandbRun, class_pictures, git_state
 from diffdict.sae import saelens
 from tests.reports.world import CLASSES, Tested, World, build

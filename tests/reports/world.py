@@ -10,9 +10,10 @@ from diffdict.features.labelled import LabelledPicture, SeenPicture
 from diffdict.metrics.activations import Activations
 from diffdict.metrics.concepts import Concepts
 from diffdict.metrics.findings import Findings
+from diffdict.metrics.native import pre_of
 from diffdict.metrics.ranking import Top, rank, token_labels
 from diffdict.metrics.selection import choose, match, report
-from diffdict.reports.strongest import pre_of, token_maps
+from diffdict.reports.concepts.heights import token_maps
 from diffdict.sae.topk import BatchTopK, TopK
 
 WIDTH, GRID, SIDE, PICTURES = 12, 6, 24, 5
@@ -97,6 +98,11 @@ class World(pl.LightningDataModule):
         return f"world/{split}/{index:05d}"
 
 
+def tokens_of(maps):
+    """As `pre_of` takes them."""
+    return token_maps(maps.images(), WIDTH)[0].permute(1, 2, 0)[None]
+
+
 def measure_world(sae, data, levels=(0.0, 0.3, 0.6)):
     """As a test on labels does, in small."""
     ranked = sae.k if type(sae) is TopK else None
@@ -104,7 +110,7 @@ def measure_world(sae, data, levels=(0.0, 0.3, 0.6)):
     floors = torch.full((sae.latents,), floor)
     seen = {
         split: [
-            (pre_of(sae, token_maps(item.maps.images(), WIDTH)[0]), item.mask[None])
+            (pre_of(sae.pre, tokens_of(item.maps)), item.mask[None])
             for item in data.labelled(split)
         ]
         for split in ("train", "test")

@@ -12,13 +12,13 @@ from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
 from diffdict.features.tokens import TokenDataModule
 from diffdict.metrics.activations import Activations
+from diffdict.metrics.native import pre_of
 from diffdict.sae.relu import JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, TopK
 from diffdict.tasks.concepts import (
     ConceptTest,
     along,
     components,
-    pre_of,
     seen,
     thinning,
 )

@@ -14,7 +14,7 @@ from diffdict.data.images import ImageDataModule
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.diffusion.objectives import Objective
 from diffdict.errors import UserError
-from diffdict.reports.sample_grid import SampleGrid
+from diffdict.reports.samples.grid import SampleGrid
 from diffdict.tasks.diffusion import Diffusion, Window, average_decay, update_average
 
 FLAGS = {

@@ -21,7 +21,7 @@ from diffdict.features.labelled import hold
 from diffdict.features.noise import Noise
 from diffdict.features.sources import LiveSource
 from diffdict.metrics.segmentation import top_tenth
-from diffdict.reports.label_report import LabelReport
+from diffdict.reports.samples.labels import LabelReport
 from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.pixel_mlp import PixelMLP
 from diffdict.tasks.samples import SampleIndices, Samples

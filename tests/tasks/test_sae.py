@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from diffdict.checkpoints import check_resumable
 from diffdict.errors import UserError
 from diffdict.metrics.sparsity import Sparsity, coherence, density_histogram
-from diffdict.reports.densities import Densities
+from diffdict.reports.kept.densities import Densities
 from diffdict.sae.relu import Gated, JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 from diffdict.tasks.rates import Rates

@@ -1,0 +1,1 @@
+"""Pictures of pictures: canvas, colours, overlays, sheets and figures."""

@@ -1,7 +1,0 @@
-"""A dictionary's concepts as one HTML page that opens from disk, offline."""
-
-from diffdict.reports.page.content import Class, Concepts, Latent, Picture, Top
-from diffdict.reports.page.names import read_names
-from diffdict.reports.page.write import Written, write_page
-
-__all__ = ["Class", "Concepts", "Latent", "Picture", "Top", "Written", "read_names", "write_page"]

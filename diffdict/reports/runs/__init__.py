@@ -1,0 +1,1 @@
+"""What runs have found, and runs side by side."""

@@ -1,0 +1,1 @@
+"""Pictures that a network draws, while it learns and afterwards."""

@@ -1,0 +1,1 @@
+"""What a segmenter says of pictures, and where it is wrong."""

@@ -1,0 +1,134 @@
+"""Pictures of a segmenter: files that hold its predictions, sheets, confusion, one picture."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from diffdict.backbones.pixels import Pixels
+from diffdict.data.toy_faces import ToyFaces
+from diffdict.features.coded import CodedMaps
+from diffdict.features.pixels import PixelDataModule
+from diffdict.reports.drawing.canvas import EMPTY, ramp
+from diffdict.reports.grid import Grid
+from diffdict.reports.segmentation.confusion import CELL, draw_confusion
+from diffdict.reports.segmentation.grid import SegmentationGrid
+from diffdict.reports.segmentation.sheet import TORN, heat
+from diffdict.sae import kept, saelens
+from diffdict.sae.relu import Relu
+from diffdict.tasks.pixel_mlp import PixelMLP
+
+SIDE = 16
+FACES = partial(ToyFaces, image_size=SIDE, train_pictures=2, val_pictures=1, test_pictures=5)
+
+
+def faces(**options):
+    asked = {"timestep": None, "block": "pixels", "source": "live", "dtype": "fp32"}
+    return PixelDataModule(FACES, partial(Pixels, SIDE), **asked, **options)
+
+
+def segmenter(data, **options):
+    """Members that are sure of different things."""
+    facts = {key: data.facts[key] for key in ("d_in", "num_classes", "class_names", "palette")}
+    one = PixelMLP(partial(torch.optim.Adam, lr=1e-3), **facts, members=3, **options)
+    torch.manual_seed(0)
+    for parameter in one.net.parameters():
+        parameter.data.normal_()
+    return one
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """A folder with the pictures of two tests, the task and its data."""
+    folder, data = tmp_path_factory.mktemp("tested"), faces()
+    one = segmenter(data, vote="soft")
+    for _ in range(2):
+        callbacks = [SegmentationGrid(str(folder), rows=2), Grid(str(folder))]
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
+        trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **quiet)
+        trainer.test(one, data, verbose=False)
+    return folder, one, data
+
+
+def test_files_hold_the_predictions(tested):
+    folder, one, data = tested
+    palette = np.array(data.facts["palette"])
+    for picture in data.labelled("test"):
+        found, name = one.predict(picture.maps), f"{picture.index:05d}"
+        labels = np.load(folder / "grid/labels" / f"{name}.npy")
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, found.soft.numpy())
+        mask = np.asarray(Image.open(folder / "grid/masks" / f"{name}.png"))
+        np.testing.assert_array_equal(mask, palette[labels])
+        drawn = np.asarray(Image.open(folder / "grid/uncertainty" / f"{name}.png"))
+        np.testing.assert_array_equal(drawn, heat(found.uncertainty))
+    assert len(list((folder / "grid/labels").iterdir())) == 5
+
+
+def test_sheets_are_full_but_the_last_and_nothing_is_overwritten(tested):
+    folder, _, _ = tested
+    for name in ("grid", "grid-2"):
+        sheets = sorted(path.name for path in (folder / name).glob("pictures-*.png"))
+        assert sheets == ["pictures-00000.png", "pictures-00002.png", "pictures-00004.png"]
+        sizes = [Image.open(folder / name / sheet).size for sheet in sheets]
+        assert sizes[0] == sizes[1]
+        assert sizes[2][1] < sizes[0][1]
+        assert (folder / name / "confusion.png").is_file()
+    assert sorted(path.name for path in folder.iterdir()) == ["grid", "grid-2"]
+
+
+def test_other_tasks_are_left_alone(tmp_path):
+    class Other(pl.LightningModule):
+        def test_step(self, batch, batch_idx):
+            return {"mask": batch.mask}
+
+    callback = SegmentationGrid(str(tmp_path))
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], **quiet)
+    trainer.test(Other(), faces(), verbose=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_uncertainty_is_dark_to_bright():
+    shades = heat(torch.tensor([[0.0, TORN / 2, TORN, 2.0]])).sum(-1)[0]
+    assert (np.diff(shades.astype(int)) >= 0).all()
+    assert shades[0] < shades[1] < shades[2] == shades[3]
+
+
+def test_a_confusion_has_a_row_for_what_there_is():
+    pixels = torch.tensor([[3, 1, 0], [0, 0, 0], [0, 0, 1000]])
+    picture = draw_confusion(pixels, ["one", "two", "three"])
+    taller = draw_confusion(pixels + 1, ["one", "two", "three"])
+    assert taller.height == picture.height + CELL
+    colours = {colour for _, colour in picture.getcolors(100_000)}
+    assert {ramp(0.75), ramp(0.25), ramp(1.0), EMPTY} <= colours
+
+
+# ---------------------------------------------------------------- one picture
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_one_picture_is_looked_at(tmp_path, coded):
+    sae = None
+    if coded:
+        saelens.export(Relu(5, latents=12), tmp_path / "dictionary", {})
+        sae = str(tmp_path / "dictionary")
+    data = faces(sae=sae)
+    one = segmenter(data, sae=data.facts.get("sae")).eval()
+    picture = next(iter(data.labelled("test")))
+    image, folder = data.picture("test", 0), tmp_path / "out"
+    folder.mkdir()
+    rows = one.look(image, picture.maps, folder)
+    maps = CodedMaps(picture.maps, kept.load(sae).sae) if coded else picture.maps
+    labels = one.predict(maps).majority
+    np.testing.assert_array_equal(np.load(folder / "labels.npy"), labels.numpy())
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert [row["share"] for row in rows] == sorted((row["share"] for row in rows), reverse=True)
+    names = {one.class_names[label] for label in labels.unique().tolist()}
+    assert {row["class"] for row in rows} == names
+    assert {path.name for path in folder.iterdir()} == {
+        *("labels.npy", "mask.png", "uncertainty.png", "sheet.png")
+    }
