@@ -64,7 +64,7 @@ class Backbone(nn.Module, ABC):
 
         "all" are all; so is None, unless the network is known for some of them.
         """
-        if blocks is None or blocks == "all":
+        if blocks in (None, "all", ["all"]):
             return list(self.shapes)
         known = ", ".join(map(str, self.shapes))
         blocks = [blocks] if isinstance(blocks, (int, str)) else blocks

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from diffdict.backbones.base import Backbone
 from diffdict.data.pictures import decode_picture, fit_picture
 from diffdict.errors import UserError
+from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import hold
 from diffdict.features.noise import Noise
-from diffdict.features.sources import Blocks, LiveSource, Steps
+from diffdict.features.sources import LiveSource
 
 ORIENTATION = 0x0112  # the EXIF entry by which cameras say how they were held
 TURN = Image.Transpose
@@ -63,7 +64,7 @@ def _upright(pixels: UInt8[np.ndarray, "height width 3"], path: Path) -> UInt8[n
 def see(
     image: Float[Tensor, "3 side side"],
     net: Backbone,
-    timestep: Steps,
+    timestep: Timesteps,
     block: Blocks,
     noise: Mapping | None = None,
     sha256: str | None = None,

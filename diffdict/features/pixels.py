@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.coded import CodedMaps, Maps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import LabelledPicture, PictureLoader, check_labelled, hold
 from diffdict.features.shuffle import ResumableLoader, permutation
-from diffdict.features.sources import Blocks, Origin, Source, Steps
+from diffdict.features.sources import Origin, Source
 from diffdict.sae import kept
 from diffdict.sae.base import Sae
 
@@ -110,7 +111,7 @@ class PixelDataModule(pl.LightningDataModule):
         backbone_name: str = "",
         checkpoint: str | None = None,
         root: str = "features",
-        timestep: Steps = 50,
+        timestep: Timesteps = 50,
         block: Blocks = 6,
         noise: Mapping | None = None,
         source: str = "store",

@@ -13,13 +13,20 @@ from torch.utils.data import Dataset
 from diffdict.backbones.base import Backbone, Block
 from diffdict.checkpoints import sha256_at_hand
 from diffdict.errors import UserError
-from diffdict.features.noise import Noise, noised_features
+from diffdict.features.asked import (
+    COMPUTE,
+    Asked,
+    Blocks,
+    Key,
+    Timesteps,
+    extraction,
+    in_order,
+    place,
+)
+from diffdict.features.noise import Noise
 from diffdict.features.sealed import read_sealed
 from diffdict.features.shards import MASK, TORCH, Stream
 from diffdict.features.store import FeatureStore, store_path
-
-Steps = int | Sequence[int] | None
-Blocks = Block | Sequence[Block] | None  # None or "all": every block
 
 
 class StoredSource:
@@ -31,7 +38,7 @@ class StoredSource:
         dataset: str,
         backbone: str,
         split: str,
-        timestep: Steps,
+        timestep: Timesteps,
         block: Blocks,
         noise: Noise | None = None,
         expect: Mapping | None = None,
@@ -43,9 +50,12 @@ class StoredSource:
         """
         path = store_path(Path(root), dataset, backbone, split)
         if not (path / "store.json").is_file():
-            raise UserError(absent(root, dataset, backbone, split, timestep, block))
-        steps, blocks = listed(timestep), in_order(block)
-        self.store = FeatureStore.open(path, timestep=steps, block=blocks, expect=expect)
+            raise UserError(
+                f"No features of {dataset} ({split}) at {place(timestep, block)} in {root}/. "
+                f"Make them: {extraction(dataset, backbone, timestep, block)}"
+            )
+        blocks = in_order(block)
+        self.store = FeatureStore.open(path, timestep=timestep, block=blocks, expect=expect)
         self._check_noise(noise)
         self.pictures = len(self.store) if pictures is None else min(pictures, len(self.store))
         streams = self.store.streams.values()
@@ -104,7 +114,7 @@ class LiveSource:
         self,
         dataset: Dataset,
         backbone: Backbone,
-        timestep: Steps,
+        timestep: Timesteps,
         block: Blocks,
         noise: Noise = Noise(),  # noqa: B008 - immutable
         dtype: str = "fp16",
@@ -113,21 +123,13 @@ class LiveSource:
         batch_size: int = 8,
     ) -> None:
         """`dtype` is that of the tokens, `compute` that of the network's matrix products."""
-        for name, value in (("dtype", dtype), ("compute", compute)):
-            if value not in ("fp16", "bf16", "fp32"):
-                raise UserError(f"data.{name} is fp16, bf16 or fp32, got {value}")
+        if dtype not in COMPUTE:
+            raise UserError(f"data.dtype is one of {', '.join(COMPUTE)}, got {dtype}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
-        net = backbone.eval().requires_grad_(False)
-        self.net = net.to(self.device, memory_format=torch.channels_last)
-        self.noise, self.compute, self.dtype = noise, compute, TORCH[dtype]
-        self.steps = listed(timestep) if self.net.num_timesteps is not None else [None]
-        for step in self.steps:
-            self.net.check_timestep(step)
-        self.blocks = self.net.chosen(in_order(block))
+        self.net, self.dtype = backbone.to(self.device), TORCH[dtype]
+        self.asked = Asked(self.net, timestep, block, noise, compute)
         shapes = self._shapes()
-        self.streams = [
-            Stream(*shapes[name], dtype, step, name) for step in self.steps for name in self.blocks
-        ]
+        self.streams = [Stream(*shapes[key[1]], dtype, *key) for key in self.asked.keys]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -143,7 +145,7 @@ class LiveSource:
             "pictures": len(self),
             "backbone": self.net.name,
             "backbone_sha256": self.net.sha256,
-            "noise": self.noise._asdict() if self.net.num_timesteps is not None else None,
+            "noise": self.asked.noise._asdict() if self.net.num_timesteps is not None else None,
         }
 
     def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
@@ -160,28 +162,19 @@ class LiveSource:
         """Of every block: the network's own, or seen in one pass over pictures of another size."""
         if self.dataset.image_size == self.net.image_size:
             return self.net.shapes
-        seen = self._see([0], self.steps[:1])[0]
-        return {name: tuple(x.shape[1:]) for name, x in seen.items()}
+        first = self.asked.keys[: len(self.asked.blocks)]
+        return {block: tuple(x.shape[1:]) for (_, block), x in self._see([0], first).items()}
 
     def _pass(self, pictures: Sequence[int]) -> list[Tensor]:
-        seen = self._see(pictures, self.steps)
-        return [
-            blocks[name].flatten(2).mT.to(self.dtype) for blocks in seen for name in self.blocks
-        ]
+        return [x.flatten(2).mT.to(self.dtype) for x in self._see(pictures).values()]
 
-    @torch.no_grad()
     def _see(
-        self, pictures: Sequence[int], steps: Sequence[int | None]
-    ) -> list[dict[Block, Tensor]]:
-        """The blocks' maps, one dict a timestep."""
+        self, pictures: Sequence[int], wanted: Sequence[Key] | None = None
+    ) -> dict[Key, Tensor]:
+        """What the backbone is asked for of these pictures."""
         indices = [int(index) for index in pictures]
-        images = torch.stack([self.dataset[index]["image"] for index in indices]).to(self.device)
-        half = self.compute != "fp32"
-        with torch.autocast(self.device.type, TORCH[self.compute], enabled=half):
-            return [
-                noised_features(self.net, images, indices, step, self.blocks, self.noise)
-                for step in steps
-            ]
+        images = torch.stack([self.dataset[index]["image"] for index in indices])
+        return self.asked.maps(images.to(self.device), indices, wanted)
 
 
 Source = StoredSource | LiveSource
@@ -196,7 +189,7 @@ class Origin:
         pictures: tuple[str, Callable[..., Dataset] | None],
         backbone: tuple[str, Callable[[], Backbone] | Backbone | None, str | None],
         root: str | Path,
-        asked: tuple[Steps, Blocks, Mapping | None],
+        asked: tuple[Timesteps, Blocks, Mapping | None],
         precision: tuple[str, str],
     ) -> None:
         """Pictures and backbone by name, and made on demand; the backbone's checkpoint beside it.
@@ -278,45 +271,3 @@ class Origin:
         asked = self.timestep, self.block, self.noise
         dataset = self.dataset(split=split)
         return LiveSource(dataset, self.backbone, *asked, *self.precision, device=device)
-
-
-def absent(
-    root: str | Path, dataset: str, backbone: str, split: str, timestep: Steps, block: Blocks
-) -> str:
-    """The sentence for features that were never made."""
-    at, asked = f"block {spoken(block)}", f"block={typed(block)}"
-    if timestep is None:
-        asked += f" backbone={backbone}"  # no dataset brings a network without timesteps
-    else:
-        at = f"timestep {spoken(timestep)}, {at}"
-        asked = f"timestep={typed(timestep)} {asked}"
-    return (
-        f"No features of {dataset} ({split}) at {at} in {root}/. "
-        f"Make them: python extract.py dataset={dataset} {asked}"
-    )
-
-
-def listed(value: Steps | Blocks) -> list | None:
-    """One or several things asked for, each once; None stays None."""
-    if value is None:
-        return None
-    return [value] if isinstance(value, (int, str)) else list(dict.fromkeys(value))
-
-
-def in_order(block: Blocks) -> list[Block] | None:
-    """The blocks ascending; None for all of them."""
-    blocks = listed(block)
-    if blocks is None or blocks == ["all"]:
-        return None
-    return sorted(blocks, key=lambda name: (isinstance(name, str), name))
-
-
-def spoken(value: Steps | Blocks) -> str:
-    """For a sentence: 5, 6."""
-    return ", ".join(map(str, listed(value) or ["all"]))
-
-
-def typed(value: Steps | Blocks) -> str:
-    """For a command line: [5,6]."""
-    names = ",".join(map(str, listed(value) or ["all"]))
-    return f"[{names}]" if "," in names else names

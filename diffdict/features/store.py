@@ -14,6 +14,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from diffdict import __version__, files
+from diffdict.features.asked import Blocks, Timesteps, extraction, listed, place
 from diffdict.features.sealed import (
     StoreError,
     fingerprint,
@@ -130,8 +131,8 @@ class FeatureStore:
         path: str | Path,
         *,
         streams: Sequence[str] | None = None,
-        timestep: int | Sequence[int] | None = None,
-        block: int | str | Sequence[int | str] | None = None,
+        timestep: Timesteps = None,
+        block: Blocks = None,
         expect: Mapping | None = None,
     ) -> "FeatureStore":
         """A finished store, or of it the streams named or asked for, in timestep-then-block order.
@@ -163,8 +164,8 @@ class FeatureStore:
     def select(
         self,
         *,
-        timestep: int | Sequence[int] | None = None,
-        block: int | str | Sequence[int | str] | None = None,
+        timestep: Timesteps = None,
+        block: Blocks = None,
     ) -> "FeatureStore":
         """The same store with only these streams (and the masks), in timestep-then-block order.
 
@@ -172,24 +173,22 @@ class FeatureStore:
         """
         timestep = timestep if self.identity["noise"] is not None else None
         found = {(s.timestep, s.block): name for name, s in self.streams.items() if name != MASK}
-        steps = _asked(timestep, [step for step, _ in found])
-        blocks = _asked(block, [block for _, block in found])
-        everywhere = product(*(dict.fromkeys(axis) for axis in zip(*found, strict=True)))
+        held = [list(dict.fromkeys(axis)) for axis in zip(*found, strict=True)]
+        timesteps, blocks = listed(timestep) or held[0], listed(block) or held[1]
+        everywhere = product(*held)
         known = set(found) if timestep is not None and block is not None else set(everywhere)
-        for key in product(steps, blocks):
+        for key in product(timesteps, blocks):
             if key not in known:
                 raise StoreError(self._absent(*key))
-        names = [found[key] for key in product(steps, blocks) if key in found]
+        names = [found[key] for key in product(timesteps, blocks) if key in found]
         return self._with([*names, *([MASK] if MASK in self.streams else [])])
 
     def _absent(self, timestep: int | None, block: int | str) -> str:
-        at = f"block {block}" if timestep is None else f"timestep {timestep}, block {block}"
-        own = f"block={block} backbone={self.identity['backbone']}"  # which no dataset brings
-        asked = own if timestep is None else f"timestep={timestep} block={block}"
+        dataset, backbone = self.identity["dataset"], self.identity["backbone"]
         return (
-            f"No features of {self.identity['dataset']} ({self.identity['split']}) at {at} "
+            f"No features of {dataset} ({self.identity['split']}) at {place(timestep, block)} "
             f"in {self.path}, which holds {', '.join(self.streams)}. "
-            f"Make them: python extract.py dataset={self.identity['dataset']} {asked}"
+            f"Make them: {extraction(dataset, backbone, timestep, block)}"
         )
 
     def _with(self, names: Sequence[str]) -> "FeatureStore":
@@ -361,12 +360,6 @@ def _number(path: Path) -> int:
 
 def _order(value: int | str | None) -> tuple[bool, str | int]:
     return (isinstance(value, str), value if value is not None else -1)
-
-
-def _asked(value: int | str | Sequence | None, default: list) -> list:
-    """The values asked for, each once; all that there are when none is named."""
-    value = default if value is None else value
-    return list(dict.fromkeys([value] if isinstance(value, (int, str)) else value))
 
 
 def _streams(path: Path, store: str) -> dict[str, Stream]:

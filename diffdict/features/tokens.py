@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.labelled import LabelledPicture, PictureLoader, SeenPictures
 from diffdict.features.moments import Measured, measure
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
-from diffdict.features.sources import Blocks, LiveSource, Origin, Source, Steps
+from diffdict.features.sources import LiveSource, Origin, Source
 from diffdict.metrics.selection import exchanged
 
 RING = 8  # output tensors that are used in turn: a fresh one a batch costs up to 3.5 times as much
@@ -167,7 +168,7 @@ class TokenDataModule(pl.LightningDataModule):
         backbone_name: str = "",
         checkpoint: str | None = None,
         root: str = "features",
-        timestep: Steps = 50,
+        timestep: Timesteps = 50,
         block: Blocks = 6,
         noise: Mapping | None = None,
         source: str = "store",

@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict import files
-from diffdict.backbones.base import Backbone, Block
+from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
+from diffdict.features.asked import Key
 from diffdict.features.noise import Noise
 from diffdict.features.shards import MASK, TORCH, ShardWriter, Stream
 from diffdict.features.store import FeatureStore, Identity, pictures_per_shard, store_path
 
 INTEGER = {2: torch.int16, 4: torch.int32}  # by bytes
-Maps = Mapping[tuple[int | None, Block], Float[Tensor, "batch _ _ _"]]
+Maps = Mapping[Key, Float[Tensor, "batch _ _ _"]]
 
 
 class FeatureWriter(pl.Callback):
@@ -66,7 +67,7 @@ class FeatureWriter(pl.Callback):
         for split, pictures in data.splits.items():
             facts = identity(pictures, pl_module, sha256)
             path = store_path(self.root, pictures.name, pl_module.net.name, split)
-            made = streams(pl_module.net, pl_module.streams, pictures, self.storage)
+            made = streams(pl_module.net, pl_module.asked.keys, pictures, self.storage)
             palette = [list(colour) for colour in pictures.palette]
             store = FeatureStore.create(path, facts, made, {"palette": palette})
             store.sweep(rank, world)
@@ -235,7 +236,7 @@ def _show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 def identity(pictures: Dataset, task: pl.LightningModule, sha256: str) -> Identity:
     """What makes the features of these pictures what they are."""
-    noise: Noise | None = task.noise if task.net.num_timesteps is not None else None
+    noise: Noise | None = task.asked.noise if task.net.num_timesteps is not None else None
     return Identity(
         dataset=pictures.name,
         dataset_hash=pictures.fingerprint,
@@ -248,14 +249,12 @@ def identity(pictures: Dataset, task: pl.LightningModule, sha256: str) -> Identi
         backbone=task.net.name,
         backbone_sha256=sha256,
         noise=noise._asdict() if noise else None,
-        compute=task.compute,
+        compute=task.asked.compute,
         pictures_per_shard=pictures_per_shard(len(pictures)),
     )
 
 
-def streams(
-    net: Backbone, asked: list[tuple[int | None, Block]], pictures: Dataset, storage: str
-) -> list[Stream]:
+def streams(net: Backbone, asked: list[Key], pictures: Dataset, storage: str) -> list[Stream]:
     """The streams asked for, and the masks' where there are labels."""
     made = [Stream(*net.shapes[block], storage, step, block) for step, block in asked]
     side = pictures.image_size

@@ -12,11 +12,11 @@ from diffdict import checkpoints, files
 from diffdict.backbones.base import Backbone
 from diffdict.checkpoints.read import read
 from diffdict.errors import UserError
+from diffdict.features.asked import Asked, Blocks, Timesteps
 from diffdict.features.coded import CodedMaps
 from diffdict.features.gather import NativeMaps
-from diffdict.features.noise import Noise, noised_features
+from diffdict.features.noise import Noise
 from diffdict.features.shards import TORCH
-from diffdict.features.sources import Blocks, Steps, in_order, listed
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.sae import kept
 from diffdict.tasks.pixel_mlp import PixelMLP
@@ -39,7 +39,7 @@ class Labeller(nn.Module):
         self,
         segmenter: PixelMLP,
         net: Backbone,
-        timestep: Steps,
+        timestep: Timesteps,
         block: Blocks,
         noise: Mapping | None = None,
         *,
@@ -63,12 +63,9 @@ class Labeller(nn.Module):
                 f"the ones here are {net.sha256[:12]}…: put the right ones in their place"
             )
         self.segmenter = segmenter.requires_grad_(False).eval()
-        self.net = net.requires_grad_(False).eval()
-        self.noise, self.compute, self.dtype = Noise(**(noise or {})), compute, TORCH[dtype]
-        self.steps = listed(timestep) if net.num_timesteps is not None else [None]
-        for step in self.steps:
-            net.check_timestep(step)
-        self.blocks, self.image_size, self.source = net.chosen(in_order(block)), image_size, source
+        self.asked = Asked(net, timestep, block, Noise(**(noise or {})), compute)
+        self.net, self.dtype = self.asked.net, TORCH[dtype]
+        self.image_size, self.source = image_size, source
         self.codes = sae
         self.sae = None if sae is None else kept.load(sae).sae.eval().requires_grad_(False)
 
@@ -84,10 +81,10 @@ class Labeller(nn.Module):
             "labeller": self.source,
             "labels_by": self.net.name,
             "labels_sha256": self.net.sha256,
-            "timestep": self.steps,
-            "block": self.blocks,
-            "noise": self.noise._asdict(),
-            "maps": f"{self.dtype} of {self.compute}",
+            "timestep": self.asked.timesteps,
+            "block": self.asked.blocks,
+            "noise": self.asked.noise._asdict(),
+            "maps": f"{self.dtype} of {self.asked.compute}",
             "codes": self.codes,
             "vote": self.segmenter.vote,
         }
@@ -108,20 +105,14 @@ class Labeller(nn.Module):
 
     def _see(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> NativeMaps:
         """Every map at its own resolution: timestep by timestep, block by block."""
-        half = self.compute != "fp32"
-        with torch.autocast(images.device.type, TORCH[self.compute], enabled=half):
-            seen = [
-                noised_features(self.net, images, indices, step, self.blocks, self.noise)
-                for step in self.steps
-            ]
-        maps = [blocks[name] for blocks in seen for name in self.blocks]
+        maps = list(self.asked.maps(images, indices).values())
         return NativeMaps.of(maps, (images.shape[2], images.shape[3]), self.dtype)
 
 
 def open_labeller(
     net: Backbone,
     checkpoint: str,
-    timestep: Steps,
+    timestep: Timesteps,
     block: Blocks,
     noise: Mapping | None = None,
     *,
