@@ -246,7 +246,7 @@ def test_a_checkpoint_that_cannot_serve_is_said(tmp_path):
         ({"dictionaries": None}, "no run of task=sae"),
         ({"config": None}, "keeps no config"),
         ({"config": {**whole["config"], "backbone": {"name": "${nowhere}"}}}, "cannot be resolved"),
-        ({"dictionaries": {"sae": {"_target_": "os.system"}, "d_in": 5}}, "known are"),
+        ({"dictionaries": {"sae": {"_target_": "os.system"}, "d_in": 5}}, "none of diffdict's"),
         ({"dictionaries": {**whole["dictionaries"], "d_in": 6}}, "does not fit"),
     ):
         torch.save({**whole, **change}, path)

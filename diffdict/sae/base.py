@@ -41,7 +41,9 @@ class Sae(nn.Module):
     taken there. Rows of `W_dec` are the dictionary.
     """
 
-    architecture = ""
+    architecture = ""  # the variant's own word
+    inference = ""  # what it is with fixed weights, as SAELens says it; "": nothing that it knows
+    told = ("centre", "normalise", "dead_after")  # what an export says of the constructor's options
     resamples = False  # whether dead latents are revived from outside
     ranked: int | None = None  # at inference only so many largest of a token are active
 
@@ -89,6 +91,11 @@ class Sae(nn.Module):
         self.b_dec = nn.Parameter(start)
 
     # ------------------------------------------------------------------ use
+
+    @property
+    def options(self) -> dict[str, object]:
+        """What the constructor must be told, beside sizes and standard form, to make this one."""
+        return {name: getattr(self, name) for name in self.told}
 
     @property
     def dictionary(self) -> Float[Tensor, "latents d_in"]:

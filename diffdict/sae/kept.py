@@ -11,6 +11,7 @@ from diffdict.errors import UserError
 from diffdict.sae import dictionary_learning, saelens
 from diffdict.sae.base import Sae
 from diffdict.sae.several import apart
+from diffdict.sae.variants import find_variant
 
 
 class Kept(NamedTuple):
@@ -64,11 +65,13 @@ def _from_checkpoint(path: Path, name: str | None) -> Sae:
             f"folder dictionary/ beside it"
         )
     settings = dict(said["sae"])
-    variants = {f"{each.__module__}.{each.__qualname__}": each for each in saelens.OURS.values()}
     target = settings.pop("_target_")
-    if target not in variants:
-        raise UserError(f"{path} holds a {target!r}; known are {', '.join(variants)}")
-    plans = apart(partial(variants[target], **settings))
+    if (variant := find_variant(target)) is None:
+        raise UserError(
+            f"{path} holds a {target!r}, which is none of diffdict's and is not imported at a "
+            f"file's word: name the folder dictionary/ beside it, which has the same codes"
+        )
+    plans = apart(partial(variant, **settings))
     if name not in plans and not (name is None and len(plans) == 1):
         raise UserError(_which(path, name, list(plans)))
     name = name or next(iter(plans))

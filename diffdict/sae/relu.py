@@ -26,6 +26,7 @@ class Elementwise(Sae):
     and `costs` of what is active. Below `floor` neither has a value or a gradient.
     """
 
+    told = (*Sae.told, "sparsity")
     resamples = True
 
     def __init__(
@@ -121,7 +122,7 @@ def _product(codes: Tensor, rows: Tensor) -> Tensor:
 class Relu(Elementwise):
     """max(0, pre), paid by size: L1 / d_in a token."""
 
-    architecture = "relu"
+    architecture, inference = "relu", "standard"
 
     def code(self, pre: Tensor, at: At) -> Tensor:
         """What is positive."""
@@ -135,7 +136,7 @@ class Relu(Elementwise):
 class Gated(Elementwise):
     """A gate decides, a magnitude along the same direction says how much (arXiv 2404.16014)."""
 
-    architecture = "gated"
+    architecture = inference = "gated"
 
     def __init__(
         self,
@@ -175,7 +176,8 @@ class JumpRelu(Elementwise):
     The thresholds are learned as they are: their logarithms barely move under Adam.
     """
 
-    architecture = "jumprelu"
+    architecture = inference = "jumprelu"
+    told = (*Elementwise.told, "bandwidth")
 
     def __init__(
         self,

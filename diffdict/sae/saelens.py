@@ -14,36 +14,17 @@ from diffdict import checkpoints, files
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae
 from diffdict.sae.relu import Gated, JumpRelu, Relu
-from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
+from diffdict.sae.topk import Matryoshka, TopK
+from diffdict.sae.variants import find_variant, path_of
 
 CONFIG, WEIGHTS, CARD = "cfg.json", "sae_weights.safetensors", "card.json"
 LAYOUT = "6.54.12"  # the version of SAELens whose layout this is; older ones are guessed at there
-OURS: dict[str, type[Sae]] = {
-    each.architecture: each for each in (Relu, Gated, JumpRelu, TopK, BatchTopK, Matryoshka)
-}
-THEIRS = {  # what each variant is at inference
-    "relu": "standard",
-    "gated": "gated",
-    "jumprelu": "jumprelu",
-    "topk": "topk",
-    "batch_topk": "jumprelu",
-    "matryoshka": "jumprelu",
-}
 VECTORS = {  # besides W_enc, W_dec, b_dec: one number a latent
     "standard": ("b_enc",),
     "gated": ("b_gate", "b_mag", "r_mag"),
     "jumprelu": ("b_enc", "threshold"),
     "topk": ("b_enc",),
 }
-OPTIONS = {  # what a variant's constructor is told, beside sizes and standard form
-    "relu": ("sparsity",),
-    "gated": ("sparsity",),
-    "jumprelu": ("sparsity", "bandwidth"),
-    "topk": ("k", "aux_k", "aux_weight"),
-    "batch_topk": ("k", "aux_k", "aux_weight"),
-    "matryoshka": ("k", "aux_k", "aux_weight"),
-}
-EVERY = ("centre", "normalise", "dead_after")
 
 
 def export(sae: Sae, folder: str | Path, card: Mapping[str, object]) -> Path:
@@ -86,14 +67,6 @@ def by_frequency(sae: Sae) -> Int64[Tensor, " latents"]:
     return order
 
 
-def options(sae: Sae) -> dict[str, object]:
-    """What the constructor must be told, beside sizes and standard form, to make this variant."""
-    told = {name: getattr(sae, name) for name in (*EVERY, *OPTIONS[sae.architecture])}
-    if isinstance(sae, Matryoshka):
-        told["groups"] = (torch.bincount(sae.group) / sae.latents).tolist()
-    return told
-
-
 def _folded(sae: Sae, order: Tensor) -> dict[str, Float64[Tensor, "..."]]:
     """The weights of an autoencoder of raw tokens with the same codes, by SAELens's names.
 
@@ -107,7 +80,7 @@ def _folded(sae: Sae, order: Tensor) -> dict[str, Float64[Tensor, "..."]]:
         "W_dec": rows[order] / scale,
         "b_dec": wide["mean"] + wide["b_dec"] / scale,
     }
-    if sae.architecture == "gated":
+    if sae.inference == "gated":
         pairs = {"b_gate": "b_enc", "b_mag": "b_mag", "r_mag": "r_mag"}
         return weights | {theirs: wide[ours][order] for theirs, ours in pairs.items()}
     weights["b_enc"] = wide["b_enc"][order]
@@ -117,11 +90,11 @@ def _folded(sae: Sae, order: Tensor) -> dict[str, Float64[Tensor, "..."]]:
 
 
 def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
-    own = {"architecture": sae.architecture, "options": options(sae)}
+    own = {"class": path_of(type(sae)), "options": sae.options}
     form = {"token_scale": sae.token_scale.item(), "mean": sae.mean.tolist()}
     name = card["backbone"].get("name") if isinstance(card.get("backbone"), Mapping) else None
     config = {
-        "architecture": THEIRS[sae.architecture],
+        "architecture": sae.inference,
         "d_in": sae.d_in,
         "d_sae": sae.latents,
         "dtype": "float32",
@@ -131,7 +104,7 @@ def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": LAYOUT, "model_name": name, "diffdict": {**own, **form}},
     }
-    return config | ({"k": sae.k} if sae.architecture == "topk" else {})
+    return config | ({"k": sae.k} if sae.inference == "topk" else {})
 
 
 def _lines(facts: Mapping[str, object]) -> bytes:
@@ -148,11 +121,12 @@ def load(folder: str | Path) -> Sae:
     own = metadata.get("diffdict") if isinstance(metadata, Mapping) else None
     architecture = _architecture(config, path)
     weights = _checked(Path(folder) / WEIGHTS, config, architecture)
-    if own is None:
+    variant = None if own is None else _variant(own, path)
+    if variant is None:
         return anybodys(config, architecture, weights, path)
-    sae = _made(own, config, path)
-    if THEIRS[sae.architecture] != architecture:
-        raise _strange(path, f"architecture {architecture!r} beside {sae.architecture!r}")
+    if variant.inference != architecture:
+        raise _strange(path, f"architecture {architecture!r} beside {variant.architecture!r}")
+    sae = _made(variant, own, config, path)
     _unfold(sae, weights)
     card = Path(folder) / CARD
     frequency = read_json(card).get("frequency") if card.is_file() else None
@@ -217,10 +191,22 @@ def _checked(path: Path, config: Mapping, architecture: str) -> dict[str, Float6
     return {name: value.double() for name, value in weights.items()}
 
 
-def _made(own: object, config: Mapping, path: Path) -> Sae:
+def _variant(own: object, path: Path) -> type[Sae] | None:
+    """The class that was exported; None for one of somebody's own, with the same codes here."""
+    try:
+        found = find_variant(own["class"])
+        ours = own["class"].startswith(f"{__package__}.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _strange(path, repr(error)) from error
+    if found is None and ours:
+        raise _strange(path, f"no {own['class']} here")
+    return found
+
+
+def _made(variant: type[Sae], own: Mapping, config: Mapping, path: Path) -> Sae:
     """Our own variant, as yet without its weights."""
     try:
-        variant, form = OURS[own["architecture"]], (torch.tensor(own["mean"]), own["token_scale"])
+        form = torch.tensor(own["mean"]), own["token_scale"]
         if not (form[1] > 0 and math.isfinite(form[1]) and form[0].shape == (config["d_in"],)):
             raise ValueError("mean and token_scale")
         return variant(config["d_in"], *form, latents=config["d_sae"], **own["options"])
@@ -275,8 +261,8 @@ def _unfold(sae: Sae, weights: Mapping[str, Float64[Tensor, "..."]]) -> Sae:
     sae.W_enc.copy_(weights["W_enc"].T / scale)
     sae.W_dec.copy_(weights["W_dec"] * scale)
     sae.b_dec.copy_((weights["b_dec"] - mean) * scale)
-    sae.b_enc.copy_(weights["b_gate" if sae.architecture == "gated" else "b_enc"])
-    if sae.architecture == "gated":
+    sae.b_enc.copy_(weights["b_gate" if sae.inference == "gated" else "b_enc"])
+    if sae.inference == "gated":
         sae.b_mag.copy_(weights["b_mag"])
         sae.r_mag.copy_(weights["r_mag"])
     if "threshold" in weights:

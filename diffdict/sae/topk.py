@@ -19,7 +19,8 @@ THRESHOLD_DECAY = 0.99  # of the running mean of the least active value
 class TopK(Sae):
     """The k largest pre-activations of every token (Gao et al. 2024)."""
 
-    architecture = "topk"
+    architecture = inference = "topk"
+    told = (*Sae.told, "k", "aux_k", "aux_weight")
     together = False  # whether the choice needs the whole batch
 
     def __init__(
@@ -99,7 +100,7 @@ class TopK(Sae):
 class BatchTopK(TopK):
     """The batch's tokens share their actives: k on average (Bussmann et al. 2024)."""
 
-    architecture = "batch_topk"
+    architecture, inference = "batch_topk", "jumprelu"
     together = True
 
     def __init__(
@@ -143,6 +144,7 @@ class Matryoshka(BatchTopK):
     """Nested dictionaries: every prefix of the groups reconstructs alone (Bussmann et al. 2025)."""
 
     architecture = "matryoshka"
+    told = (*BatchTopK.told, "groups")
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class Matryoshka(BatchTopK):
                 f"sae.groups={list(groups)} leave a group of {self.latents} latents empty: "
                 f"give fewer groups or raise sae.scale"
             )
-        self.groups = len(groups)
+        self.groups: list[float] = (torch.bincount(group) / self.latents).tolist()
         self.register_buffer("group", group)
 
     def learn(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> Learned:
@@ -173,8 +175,8 @@ class Matryoshka(BatchTopK):
             x, self.b_dec, self.W_enc, self.b_enc, self.choose, self.together
         )
         values = values.relu()
-        grouped, order = entries.regrouped(self.group, self.groups)
+        grouped, order = entries.regrouped(self.group, len(self.groups))
         sums = decode_entries(values[order], self.dictionary, grouped)
-        mse, reconstruction = nested_error(sums.view(len(x), self.groups, -1), self.b_dec, x)
+        mse, reconstruction = nested_error(sums.view(len(x), len(self.groups), -1), self.b_dec, x)
         codes = Codes(entries.starts, entries.chosen, values)
         return Learned(reconstruction, codes, self.auxiliary(x, reconstruction), mse)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffdict.errors import UserError
 from diffdict.sae.several import ALONE, LISTED
+from diffdict.sae.variants import path_of
 
 
 def chosen(sae: partial, plan: partial) -> dict[str, float | int]:
@@ -15,7 +16,7 @@ def chosen(sae: partial, plan: partial) -> dict[str, float | int]:
 
 def settings(sae: partial) -> dict:
     """What a checkpoint keeps of a dictionary's settings, in plain values."""
-    return {"_target_": f"{sae.func.__module__}.{sae.func.__qualname__}", **sae.keywords}
+    return {"_target_": path_of(sae.func), **sae.keywords}
 
 
 def check_same(path: str | Path, theirs: Mapping, ours: Mapping) -> None:

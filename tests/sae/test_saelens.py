@@ -14,6 +14,7 @@ from diffdict.files import folder as folders
 from diffdict.sae import saelens
 from diffdict.sae.relu import Gated, JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
+from diffdict.sae.variants import find_variant
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-saelens" / "bin" / "python"
@@ -97,7 +98,7 @@ def test_our_own_come_back_as_they_were(lens, name):
     for place in ("ours", "saved_again"):  # by SAELens, which keeps what cfg.json says of us
         back = saelens.load(path / place / name)
         assert type(back) is type(sae)
-        assert saelens.options(back) == saelens.options(sae)
+        assert back.options == sae.options
         close(back.mean, sae.mean, 0)
         close(back.encode(x), sae.encode(x)[:, order])
         close(back.decode(back.encode(x)), sae.decode(sae.encode(x)), 50)
@@ -234,9 +235,9 @@ BAD = {
     "extra": (weights(lambda s: s.update(b_mag=torch.ones(24))), "wanted none"),
     "nan": (weights(lambda s: s["b_dec"].fill_(torch.nan)), "no numbers: b_dec"),
     "own mean": (own(mean=[1.0]), "mean and token_scale"),
-    "own word": (own(architecture="mlp"), "KeyError"),
+    "own word": (own(**{"class": "diffdict.sae.topk.Mlp"}), "no diffdict.sae.topk.Mlp here"),
     "own options": (own(options={"colour": 1}), "colour"),
-    "own other": (own(architecture="relu", options={}), "beside 'relu'"),
+    "own other": (own(**{"class": "diffdict.sae.relu.Relu"}), "beside 'relu'"),
 }
 
 
@@ -248,3 +249,30 @@ def test_what_cannot_be_read_is_said(tmp_path, case):
     with pytest.raises(UserError, match=words) as said:
         saelens.load(tmp_path / "out")
     assert str(tmp_path / "out") in str(said.value) or case == "k too large"
+
+
+# ------------------------------------------------------------------ a variant of one's own
+
+
+class Bare(Relu):
+    """A variant that lies outside the package, and is a plain ReLU once it has learned."""
+
+    architecture = "bare"
+
+
+def test_a_variant_from_elsewhere_has_its_codes_here(tmp_path):
+    torch.manual_seed(0)
+    sae, x = Bare(8, latents=24, standardise=False).eval(), tokens()
+    saelens.export(sae, tmp_path / "out", {})
+    back, order = saelens.load(tmp_path / "out"), saelens.by_frequency(sae)
+    assert type(back) is Relu
+    close(back.encode(x), sae.encode(x)[:, order])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["os.system", "diffdict.sae.base.torch.save", "diffdict.sae.base.Tensor", "diffdict.sae.no.A"],
+)
+def test_nothing_but_a_variant_is_found_by_its_path(path):
+    assert find_variant(path) is None
+    assert find_variant("diffdict.sae.relu.Gated") is Gated

@@ -91,7 +91,7 @@ def plain(sae, x):
         kept = kept.scatter(-1, chosen, 1.0).view_as(pre)
         codes, cost = pre.relu() * kept, 0.0
     if sae.architecture == "matryoshka":
-        ends = [int((sae.group < g + 1).sum()) for g in range(sae.groups)]
+        ends = [int((sae.group < g + 1).sum()) for g in range(len(sae.groups))]
         nested = [codes[:, :end] @ dictionary[:end] + sae.b_dec for end in ends]
         return torch.stack([(out - x).square().mean() for out in nested]).mean()
     return (codes @ dictionary + sae.b_dec - x).square().mean() + cost

@@ -13,7 +13,6 @@ from diffdict.metrics.selection import NONE, best_class
 from diffdict.reports.concepts.album import Album
 from diffdict.reports.concepts.page import Class, Concepts, Latent, Top
 from diffdict.reports.concepts.strongest import Strongest
-from diffdict.sae import saelens
 from diffdict.sae.base import Sae
 from diffdict.sae.several import ALONE
 
@@ -50,7 +49,7 @@ def about(
     data, place = album.facts, "test/" if name == ALONE else f"test/{name}/"
     steps = dict.fromkeys(each["timestep"] for each in data["dims"])
     blocks = dict.fromkeys(each["block"] for each in data["dims"])
-    own = {key: value for key, value in saelens.options(sae).items() if key in OPTIONS}
+    own = {key: value for key, value in sae.options.items() if key in OPTIONS}
     figures = {
         said: metrics[place + key] for said, key in MEASURED.items() if place + key in metrics
     }

@@ -27,6 +27,12 @@ class KeepDictionary(pl.Callback):
         self.card = dict(card or {})
         self.step: int | None = None  # of the last export
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says it where there will be nothing that SAELens knows."""
+        kinds = {type(sae).__name__ for sae in pl_module.judged.values() if not sae.inference}
+        if kinds and trainer.is_global_zero:
+            print(f"dictionary/ is not written: {', '.join(kinds)} says no `inference`")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes with fresh figures and frequencies."""
         if not trainer.sanity_checking and trainer.state.fn == "fit":
@@ -50,6 +56,8 @@ class KeepDictionary(pl.Callback):
             "versions": {name: version(name) for name in ("diffdict", "torch")},
         }
         for name, sae in pl_module.judged.items():
+            if not sae.inference:
+                continue
             figures = _figures(trainer.callback_metrics, name)
             place = folder if name == ALONE else folder / name
             saelens.export(sae, place, {**about(sae), **shared, "figures": figures})
@@ -58,7 +66,7 @@ class KeepDictionary(pl.Callback):
 def about(sae: Sae) -> dict[str, object]:
     """What kind of dictionary this is."""
     kind = {"architecture": sae.architecture, "d_in": sae.d_in, "latents": sae.latents}
-    return {"sae": {**kind, **saelens.options(sae)}}
+    return {"sae": {**kind, **sae.options}}
 
 
 def _figures(metrics: Mapping[str, Tensor], name: str) -> dict[str, float | None]:
