@@ -233,7 +233,7 @@ def test_every_sae_composes_with_its_task_and_in_experiments(words, sae):
 
 @pytest.mark.parametrize("sae", options("sae"))
 def test_a_sae_says_all_that_it_takes_with_its_defaults(sae):
-    node = OmegaConf.load(CONF / "sae" / f"{sae}.yaml")
+    node = composed("train", "task=sae", f"sae={sae}").sae
     plain = inspect.Parameter.KEYWORD_ONLY
     defaults = {k: p.default for k, p in arguments(node._target_).items() if p.kind is plain}
     assert set(node) - HYDRA_KEYS == set(defaults)

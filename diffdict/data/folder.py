@@ -7,8 +7,8 @@ from pathlib import Path
 
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
     SPLITS,
     check_labels,
@@ -78,7 +78,7 @@ def mask_names(picture: str) -> list[str]:
     ]
 
 
-class FolderDataset(Dataset):
+class FolderDataset(Pictures):
     """The pictures of one split, in the order of their paths.
 
     path: holds train/ and test/ (and val/), or real/train and real/test, or only pictures, which

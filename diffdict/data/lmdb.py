@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.pictures import decode_picture, fingerprint, fit_picture, split_range
 from diffdict.errors import UserError
 
@@ -52,13 +52,11 @@ def open_environment(path: Path) -> object:
     return environment
 
 
-class LmdbDataset(Dataset):
+class LmdbDataset(Pictures):
     """Unlabelled pictures; path/<split> where it exists, else the splits share path in turn.
 
     stored_size: the size in the keys where it is not image_size.
     """
-
-    labelled, num_classes, ignore_label = False, 0, None
 
     def __init__(
         self,
@@ -82,8 +80,6 @@ class LmdbDataset(Dataset):
             raise UserError(f"No LMDB at {self.path} ({data.name} is missing): dataset.path=…")
         self.data, self.name, self.split, self.crop = data, name, split, crop
         self.image_size, self.stored_size = image_size, stored_size or image_size
-        self.class_names: list[str] = []
-        self.palette: list[tuple[int, int, int]] = []
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         self.positions = split_range(self._length(), split, counts, name, not apart)
         if self.positions:

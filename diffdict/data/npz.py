@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.certainty import keep_certain
 from diffdict.data.members import Member, find_member, members
 from diffdict.data.pictures import (
@@ -49,7 +49,7 @@ class Arrays(NamedTuple):
         return self.images.shape[1:], labels, self.uncertainties is not None
 
 
-class NpzDataset(Dataset):
+class NpzDataset(Pictures):
     """Pictures from path/<split>.npz, or from archives that the splits share in turn.
 
     Those are one .npz, or all below a folder, by name: shards of task=samples, or a published set.

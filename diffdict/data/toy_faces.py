@@ -4,8 +4,8 @@ import hashlib
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.portrait import draw_face
 from diffdict.data.sketch import PARTS, Dice
 from diffdict.errors import UserError
@@ -14,10 +14,9 @@ VERSION = 1  # of the drawing: any change of a pixel raises it
 SPLITS = ("train", "val", "test")
 
 
-class ToyFaces(Dataset):
+class ToyFaces(Pictures):
     """Faces by seed: picture i of a split is the same on every machine and for every count."""
 
-    ignore_label: int | None = None
     labelled = True
 
     def __init__(
