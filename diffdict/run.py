@@ -40,6 +40,7 @@ warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's deprecation inside Lightning
 warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the EMA network
 warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  # Hydra made it
+warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # evaluation has a folder of its own
 
 # what evaluate.py takes from its own command line, never from the checkpoint's config
 EVALUATION = (
