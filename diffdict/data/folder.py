@@ -1,6 +1,7 @@
 """A folder of pictures, with masks beside them or without."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ class FolderDataset(Pictures):
     path: holds train/ and test/ (and val/), or real/train and real/test, or only pictures, which
     the splits then share in turn. masks: true wants one for each picture, false reads none, null
     takes them where the folder has any. archive: url, size, licence, and the folder it unpacks to.
+    order_seed: draws an order of the pictures, of which a split then takes the first.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class FolderDataset(Pictures):
         train_pictures: int | None = None,
         val_pictures: int | None = None,
         test_pictures: int | None = None,
+        order_seed: int | None = None,
         crop: str | None = None,
         masks: bool | None = None,
         download: bool = False,
@@ -108,6 +111,7 @@ class FolderDataset(Pictures):
         if crop not in (None, "center"):
             raise UserError(f"dataset.crop={crop} is unknown: it is center or null")
         self.name, self.split, self.crop, self.path = name, split, crop, Path(path)
+        self.order_seed = order_seed
         if not self.path.is_dir():
             fetch_pictures(name, self.path, archive, download)
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
@@ -185,6 +189,8 @@ class FolderDataset(Pictures):
         pictures = list_pictures(files)
         if not pictures:
             raise UserError(f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}")
+        if self.order_seed is not None:
+            pictures.sort(key=self._drawn)
         chosen = split_range(len(pictures), self.split, counts, self.name, self.shared)
         here, there = files.difference(pictures), f"{apart}/"
         self.masks = {}
@@ -204,6 +210,10 @@ class FolderDataset(Pictures):
                 f"The picture {self.root / bare} has no mask beside it ({mask_names(bare)[0]}, "
                 f"{mask_names(bare)[1]} or below masks/): add it, or dataset.masks=false"
             )
+
+    def _drawn(self, name: str) -> bytes:
+        """Where a picture stands in the drawn order, whatever other pictures there are."""
+        return hashlib.sha256(f"{self.order_seed}/{name}".encode()).digest()
 
     def _native_size(self) -> int:
         """The shorter side of the first picture: what dataset.image_size=null means."""

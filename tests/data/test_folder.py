@@ -106,6 +106,19 @@ def test_unlabelled_pictures_are_cut_in_the_order_of_their_paths(tmp_path):
     assert parts == [["a/z.jpg", "a_mask.png"], ["b.png"], ["b/c.png"]]
 
 
+def test_a_drawn_order_is_that_of_its_seed_and_knows_no_neighbours(tmp_path):
+    for number in range(20):
+        draw(tmp_path / "film" / "train" / f"{number:02}.png", number)
+    by_path = made(tmp_path / "film").pictures
+    drawn, other = (made(tmp_path / "film", order_seed=seed).pictures for seed in (0, 1))
+    assert sorted(drawn) == sorted(other) == by_path
+    assert len({tuple(drawn), tuple(other), tuple(by_path)}) == 3
+    assert made(tmp_path / "film", order_seed=0, train_pictures=5).pictures == drawn[:5]
+    (tmp_path / "film" / "train" / "07.png").unlink()
+    left = made(tmp_path / "film", order_seed=0).pictures
+    assert left == [name for name in drawn if name != "07.png"]
+
+
 def test_masks_may_be_left_unread(road):
     (road / "train/p1.npy").unlink()
     assert set(made(road, masks=False)[1]) == {"image", "index"}
