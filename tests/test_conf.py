@@ -101,6 +101,7 @@ def test_every_key_is_an_argument_of_its_target(file):
         (door, task, dataset, backbone)
         for door, tasks in TASKS.items()
         for task, dataset, backbone in product(tasks, LABELLED, options("backbone"))
+        if task in ("sae", "features") or dataset == "toy_faces" or backbone == "toy_ddpm"
     ],
 )
 def test_every_task_dataset_and_backbone_compose(door, task, dataset, backbone):
