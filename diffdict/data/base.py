@@ -13,6 +13,7 @@ class Pictures(Dataset, ABC):
     name: str  # names what is stored of it
     split: str  # train, val or test
     image_size: int  # side of the pictures
+    fingerprint: str  # changes with whatever changes a picture, a label, or how many there are
     labelled: bool = False  # whether they come with masks; then also
     num_classes: int = 0
     class_names: Sequence[str] = ()
@@ -26,11 +27,6 @@ class Pictures(Dataset, ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """`image` [3, size, size] in [-1, 1], `index`, and where labelled `mask` [size, size]."""
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Changes with whatever changes a picture, a label, or how many there are."""
 
     def picture_name(self, index: int) -> str:
         """What a person knows the picture by."""
