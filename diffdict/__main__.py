@@ -149,6 +149,8 @@ def _mistake(error: BaseException) -> str | None:
             return _config_mistake(error, link)
     if isinstance(error, HydraException):
         return _options(str(error))
+    if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
+        return "-m runs a sweep and --cfg shows one run's config: leave one of them out"
     return None
 
 

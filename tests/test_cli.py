@@ -63,6 +63,7 @@ WRONG = [
     ("train", "nonsense=1", ["nonsense", "Keys of the root", "timestep"]),
     ("train", "data.batchsize=1", ["batchsize", "Keys of data", "batch_size"]),
     ("train", "+sweep=nope", ["sweep/nope"]),
+    ("train", "-m +sweep=concepts --cfg job", ["-m runs a sweep", "--cfg", "leave one"]),
     ("train", "+model.nonsense=1", ["nonsense"]),
     ("train", "trainer.max_steps=many", ["trainer.max_steps must be int", "many"]),
     ("train", "data.batch_size=2.5", ["data.batch_size must be int", "2.5"]),
