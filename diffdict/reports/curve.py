@@ -27,10 +27,8 @@ from diffdict.reports.runs.points import (
     Point,
     Value,
     averaged,
-    chosen_metrics,
-    comparable,
+    compared,
     grouped,
-    points_of,
     row_of,
     titled,
     varying,
@@ -67,13 +65,9 @@ class Curve:
 
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
-        points = points_of(runs, self.task)
+        besides = [key for key in (self.x, *self.over) if key is not None]
+        points, keys, groups, metrics = compared(runs, self.task, self.metrics, besides)
         self._check_axis(points)
-        metrics = chosen_metrics(points, self.metrics)
-        points = [point for point in points if set(metrics) & set(point.metrics)]
-        keys = varying(points, [self.x, *self.over])
-        groups = grouped(points, keys)
-        metrics = comparable(groups, metrics, self.metrics)
         rows = [
             row_of(dict(zip([*keys, self.x], (*values, number), strict=True)), own, metrics)
             for values, along in groups.items()

@@ -26,14 +26,11 @@ from diffdict.reports.runs.points import (
     Value,
     averaged,
     better,
-    chosen_metrics,
-    comparable,
+    compared,
     grouped,
     ordered,
-    points_of,
     row_of,
     titled,
-    varying,
 )
 from diffdict.reports.runs.rows import Row, as_csv, print_rows, spoken
 
@@ -68,12 +65,8 @@ class Heatmap:
 
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
-        points = points_of(runs, self.task)
-        metrics = chosen_metrics(points, self.metrics)
-        points = [point for point in points if set(metrics) & set(point.metrics)]
-        keys = varying(points, ["timestep", "block", *self.over])
-        groups = grouped(points, keys)
-        metrics = comparable(groups, metrics, self.metrics)
+        besides = ["timestep", "block", *self.over]
+        points, keys, groups, metrics = compared(runs, self.task, self.metrics, besides)
         maps = {metric: _panels(groups, keys, metric) for metric in metrics}
         axes = [_axis(points, key) for key in ("timestep", "block")]
         folder = files.writable_folder(self.folder)

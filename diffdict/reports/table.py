@@ -6,15 +6,7 @@ from pathlib import Path
 from diffdict import files
 from diffdict.reports.runs.collected import Collected
 from diffdict.reports.runs.folders import Runs
-from diffdict.reports.runs.points import (
-    averaged,
-    chosen_metrics,
-    comparable,
-    grouped,
-    points_of,
-    row_of,
-    varying,
-)
+from diffdict.reports.runs.points import averaged, compared, row_of
 from diffdict.reports.runs.rows import Row, as_csv, as_markdown, print_rows, spoken
 
 
@@ -33,12 +25,7 @@ class ResultsTable:
 
     def collect(self, runs: Runs) -> Collected:
         """Writes and prints."""
-        points = points_of(runs, self.task)
-        metrics = chosen_metrics(points, self.metrics)
-        points = [point for point in points if set(metrics) & set(point.metrics)]
-        keys = varying(points, self.over)
-        groups = grouped(points, keys)
-        metrics = comparable(groups, metrics, self.metrics)
+        _, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over)
         rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
         said: list[Row] = [
             {

@@ -295,11 +295,4 @@ class DeepLab(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """The optimizer over the moving weights; its rate as `decay` says."""
-        try:
-            optimizer = self.optimizer(self.net.parameters())
-        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
-            raise UserError(f"model.optimizer cannot be so: {error}") from error
-        self.rates.set_end(lambda: self.trainer.estimated_stepping_batches)
-        share = lambda step: self.rates.learning(step)  # noqa: E731 - a method would be pickled
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.rates.scheduled(self.optimizer, self.net.parameters(), self.trainer)

@@ -329,14 +329,7 @@ class PixelMLP(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """The optimizer over the members that run; its rate as `decay` says."""
         self._live = [self.net.first(self.running).train()]
-        try:
-            optimizer = self.optimizer(self._live[0].parameters())
-        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
-            raise UserError(f"model.optimizer cannot be so: {error}") from error
-        self.rates.set_end(lambda: self.trainer.estimated_stepping_batches)
-        share = lambda step: self.rates.learning(step)  # noqa: E731 - a method would be pickled
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.rates.scheduled(self.optimizer, self._live[0].parameters(), self.trainer)
 
     def teardown(self, stage: str) -> None:
         """The shared memory may move after a run."""

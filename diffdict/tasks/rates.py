@@ -1,7 +1,10 @@
 """How much of the learning rate and of the sparsity penalty counts at which step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+import torch
 
 from diffdict.errors import UserError
 
@@ -44,6 +47,19 @@ class Rates:
                 f"model.decay={self.decay} needs an end: say trainer.max_steps=, "
                 f"trainer.max_epochs= or model.anneal_steps="
             )
+
+    def scheduled(
+        self, optimizer: Callable, parameters: Iterable, trainer: pl.Trainer
+    ) -> dict[str, object]:
+        """The optimizer over these parameters as Lightning takes it, its rate set at every step."""
+        try:
+            made = optimizer(parameters)
+        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
+            raise UserError(f"model.optimizer cannot be so: {error}") from error
+        self.set_end(lambda: trainer.estimated_stepping_batches)
+        share = lambda step: self.learning(step)  # noqa: E731 - a method would be pickled
+        schedule = torch.optim.lr_scheduler.LambdaLR(made, share)
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def learning(self, step: int) -> float:
         """The share of the learning rate at an optimizer step."""

@@ -380,14 +380,7 @@ class Dictionaries(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """The optimizer over all dictionaries, a group for each; warm-up, then as `decay` says."""
         groups = [{"params": list(sae.parameters())} for sae in self.saes.values()]
-        try:
-            optimizer = self.optimizer(groups)
-        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
-            raise UserError(f"model.optimizer cannot be so: {error}") from error
-        self.rates.set_end(lambda: self.trainer.estimated_stepping_batches)
-        share = lambda step: self.rates.learning(step)  # noqa: E731 - a method would be pickled
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.rates.scheduled(self.optimizer, groups, self.trainer)
 
 
 def _check(ema_decay: float | None, clip: float | None, resample_every: int | None) -> None:

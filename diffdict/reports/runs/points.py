@@ -50,6 +50,27 @@ class Mean(NamedTuple):
         return f"{self.mean:.3g}{spread}"
 
 
+class Compared(NamedTuple):
+    """Runs in groups that differ in something else than what is averaged or drawn along."""
+
+    points: list[Point]
+    keys: list[str]  # the settings in which groups differ
+    groups: dict[tuple, list[Point]]  # by the values of these
+    metrics: list[str]
+
+
+def compared(
+    runs: Runs, task: str | None, asked: Sequence[str] | None, besides: Sequence[str]
+) -> Compared:
+    """The points of a task that have one of the figures asked for, grouped by all `besides`."""
+    points = points_of(runs, task)
+    metrics = chosen_metrics(points, asked)
+    points = [point for point in points if set(metrics) & set(point.metrics)]
+    keys = varying(points, besides)
+    groups = grouped(points, keys)
+    return Compared(points, keys, groups, comparable(groups, metrics, asked))
+
+
 def points_of(runs: Runs, task: str | None = None) -> list[Point]:
     """Every point of the finished runs of one task (by default the most frequent); others are said.
 
