@@ -1,13 +1,15 @@
 """`diffdict extract|train|evaluate|info|verify`: finds conf/, opens the door, one-line mistakes."""
 
 import atexit
+import difflib
 import functools
 import os
+import re
 import runpy
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +20,8 @@ from diffdict.errors import UserError, one_line
 
 PACKAGE = Path(__file__).parent
 DOORS = ("extract", "train", "evaluate")
+SWEEPS = ("-m", "--multirun")
+MACHINE = ("trainer", "callbacks", "logger")  # built by others, who say themselves what is wrong
 USAGE = """diffdict: what does a diffusion model know, and where in it?
 
   diffdict extract  …    data from a trained network: feature stores, samples
@@ -66,6 +70,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
+        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in SWEEPS)  # first, else lost
         _leave_folder_to_first_rank()
         try:
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
@@ -81,6 +86,9 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
                     f"The output folder cannot be made: {error.strerror} ({error.filename}). "
                     "Choose another with hydra.run.dir=… or hydra.sweep.dir=…"
                 )
+            if mistake is None and isinstance(error, ValueError) and not started:
+                typed = f"{' '.join(sys.argv[1:])} cannot be read ({one_line(error)})"
+                mistake = f"{typed}: each word is KEY=VALUE, GROUP=OPTION or ~KEY"
             if mistake is None:
                 raise
             print(f"{task.__name__}: {mistake}", file=sys.stderr)
@@ -130,7 +138,7 @@ def _point_children_at_this_job(script: str) -> None:
 
 def _mistake(error: BaseException) -> str | None:
     """The user's mistake behind an error in one line; None when it is a bug."""
-    from hydra.errors import HydraException, InstantiationException
+    from hydra.errors import HydraException, InstantiationException, OverrideParseException
 
     chain, cause = [], error
     while cause is not None:
@@ -142,11 +150,17 @@ def _mistake(error: BaseException) -> str | None:
     if isinstance(error, InstantiationException):
         unknown = isinstance(chain[-1], TypeError) and "argument" in str(chain[-1])  # +key=value
         where = str(error).rpartition("full_key: ")[2].strip() or "config"
-        machine = where == "trainer"  # no GPU here, a word Lightning does not know
-        return f"{one_line(chain[-1])} ({where})" if unknown or machine else None
+        machine = where.partition(".")[0] in MACHINE  # no GPU here, a word Lightning does not know
+        refused = len(chain) == 1  # by Hydra itself: a target that runs commands, say
+        return f"{one_line(chain[-1])} ({where})" if unknown or machine or refused else None
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
             return _config_mistake(error, link)
+    if isinstance(error, OverrideParseException):
+        why = one_line(error).partition(" See https")[0].removeprefix("Error parsing override ")
+        return (
+            f"{error.override!r} cannot be read ({why}): it is KEY=VALUE, in quotes '…' for a shell"
+        )
     if isinstance(error, HydraException):
         return _options(str(error))
     if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
@@ -156,20 +170,50 @@ def _mistake(error: BaseException) -> str | None:
 
 def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:
     """A wrong key, value or interpolation; the right keys beside it."""
-    text = one_line(UserError(str(error).split("\n    full_key")[0]))
-    parent = link.parent_node
-    if OmegaConf.is_dict(parent) and link.full_key and link.key not in parent:
-        place = str(link.full_key).rpartition(".")[0] or "the root"
-        text += f". Keys of {place}: {', '.join(sorted(map(str, parent)))}"
-    return text
+    text, parent = str(error).split("\n    full_key")[0], link.parent_node
+    if not (OmegaConf.is_dict(parent) and link.full_key and link.key not in parent):
+        return one_line(UserError(text))
+    place, _, key = str(link.full_key).rpartition(".")
+    if not place and key in _groups():
+        return _elsewhere(key)
+    keys = sorted(str(name) for name in parent if name != "_target_" and name != "_partial_")
+    near = _near(key, keys if place else {*keys, *_groups()}, place) or "."
+    whole = place or "the root"
+    return f"{link.full_key} is no key of {whole}{near} Keys of {whole}: {', '.join(keys)}"
+
+
+def _near(word: str, known: Iterable[str], place: str = "") -> str:
+    """What was probably meant."""
+    spelt = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), spelt, 1)
+    return f". Did you mean {place}{'.' if place else ''}{spelt[found[0]]}?" if found else ""
+
+
+def _groups() -> list[str]:
+    return [path.name for path in Path(folder("conf")).iterdir() if path.is_dir()]
 
 
 def _options(text: str) -> str:
     """Hydra's several lines as one: options separated by commas, its search path left out."""
     lines = text.split("\nConfig search path")[0].splitlines()
-    said = [line.strip() for line in lines if line.strip() and not line.startswith("\t")]
+    said = " ".join(line.strip() for line in lines if line.strip() and not line.startswith("\t"))
     options = [line.strip() for line in lines if line.startswith("\t")]
-    return " ".join(said) + (f" {', '.join(options)}" if options else "")
+    if group := re.match(r"Could not override '([\w/]+)'. No match in the defaults list", said):
+        return _elsewhere(group[1])
+    wrong = re.search(r"Could not find '(?:.*/)?(.+?)'", said)
+    near = _near(wrong[1], options) if wrong else ""
+    return f"{said} {', '.join(options)}{near}".strip()
+
+
+def _elsewhere(group: str) -> str:
+    """A group that this task does not choose from, and the tasks that do."""
+    tasks = sorted(Path(folder("conf"), "task").glob("*.yaml"))
+    own = [path.stem for path in tasks if f"/{group}:" in path.read_text(encoding="utf-8")]
+    if own:
+        tasks = " or task=".join(own)
+        return f"{group} is chosen with task={tasks} alone: leave it out, or say task={own[0]}"
+    near = _near(group, _groups()) or "."
+    return f"{group} is no group of choices here{near} Groups: {', '.join(sorted(_groups()))}"
 
 
 def main() -> None:

@@ -76,6 +76,17 @@ def subject(cfg: DictConfig) -> str:
             f"picture={cfg.picture} shows what was learned, of one picture: it goes with "
             f"ckpt_path=outputs/…/last.ckpt, not with {given[0]}={said[given[0]]}"
         )
+    typed = HydraConfig.get().overrides.task
+    network = next((word for word in typed if word.startswith("backbone=")), None)
+    if network is not None and given == ["ckpt_path"]:
+        raise UserError(
+            f"{network} would not be heard: what was learned of one network is evaluated through "
+            "it alone, and the checkpoint brings it. Leave it out"
+        )
+    if cfg.names is not None and "dashboard" not in (cfg.report or {}):
+        raise UserError(
+            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE"
+        )
     if given == ["task"] and said["task"] not in MEASURED:
         raise UserError(
             f"task={said['task']} is judged by what it has learned: give ckpt_path=outputs/…/"

@@ -10,7 +10,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffdict.backbones.own import wrapped
-from diffdict.errors import UserError
+from diffdict.errors import UserError, one_line
 
 
 def make(node: DictConfig, facts: dict | None = None) -> object:
@@ -23,7 +23,7 @@ def make(node: DictConfig, facts: dict | None = None) -> object:
 
 def arguments(target: str) -> dict[str, inspect.Parameter]:
     """What a constructor takes; of our own classes also what they hand up as **rest."""
-    made, taken = get_object(target), {}
+    made, taken = _located(target), {}
     own = inspect.isclass(made) and made.__module__.startswith("diffdict.")
     for kind in inspect.getmro(made) if own else [made]:
         parameters = inspect.signature(kind).parameters
@@ -33,6 +33,16 @@ def arguments(target: str) -> dict[str, inspect.Parameter]:
             break
         del taken[rest[0]]
     return taken
+
+
+def _located(target: str) -> object:
+    try:
+        return get_object(target)
+    except ImportError as error:
+        raise UserError(
+            f"_target_={target} names nothing that can be imported ({one_line(error)}): give "
+            "package.module.Name, of a package that is installed or lies in PYTHONPATH"
+        ) from error
 
 
 def without_workers(data: DictConfig) -> DictConfig:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from diffdict import checkpoints, files
+from diffdict.asked import check_asked, check_same_run
 from diffdict.errors import UserError
 from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
@@ -41,6 +42,7 @@ warnings.filterwarnings("ignore", ".*LeafSpec.*")  # torch's deprecation inside 
 warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # the EMA network
 warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  # Hydra made it
 warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # evaluation has a folder of its own
+warnings.filterwarnings("ignore", ".*Total length of .list. across ranks.*")  # no pictures for val
 
 # what evaluate.py takes from its own command line, never from the checkpoint's config
 EVALUATION = (
@@ -75,7 +77,8 @@ class Run(NamedTuple):
 
 def build(cfg: DictConfig) -> Run:
     """Everything that the config names, made."""
-    cfg = adopted(cfg)
+    cfg, door = adopted(cfg), HydraConfig.get().job.config_name
+    check_asked(cfg, door, HydraConfig.get().overrides.task)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
     data = make(without_workers(cfg.data))
@@ -88,6 +91,8 @@ def build(cfg: DictConfig) -> Run:
     trainer = make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
     if cfg.get("ckpt_path") is not None:
         checkpoints.check_resumable(cfg.ckpt_path, model)
+        if door == "train":
+            check_same_run(cfg, checkpoints.kept_run(cfg.ckpt_path))
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return Run(data, model, trainer, [one for one in made if one not in callbacks])
@@ -229,6 +234,7 @@ def _resolved(cfg: DictConfig) -> dict:
 
 def look(cfg: DictConfig) -> None:
     """`picture=PATH`: what a trained module says of one picture, without any data set."""
+    check_asked(cfg, "evaluate")
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)
     if not hasattr(get_object(cfg.model._target_), "look"):
         raise UserError(

@@ -165,6 +165,11 @@ class GuidedUNet(Backbone):
                 f"{len(flags.channel_mult)} levels of channel_mult need an image_size divisible by"
                 f" {smallest}, got {flags.image_size}"
             )
+        if flags.num_res_blocks < 1 or not 0 <= flags.dropout < 1:
+            raise UserError(
+                "num_res_blocks is 1 or more and dropout lies in [0, 1), got "
+                f"{flags.num_res_blocks} and {flags.dropout}: 2 and 0.0 are usual"
+            )
         for level in range(len(flags.channel_mult)):
             if flags.channels(level) < 1 or flags.channels(level) % GROUPS:
                 raise UserError(

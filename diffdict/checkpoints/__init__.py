@@ -3,11 +3,12 @@
 from diffdict.checkpoints.fit import load_into, load_strictly
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
-from diffdict.checkpoints.resume import check_resumable, facts_of, restore
+from diffdict.checkpoints.resume import KeptRun, check_resumable, facts_of, kept_run, restore
 from diffdict.checkpoints.summary import Description, describe, inspect, verify
 
 __all__ = [
     "Description",
+    "KeptRun",
     "Released",
     "Weights",
     "check_resumable",
@@ -16,6 +17,7 @@ __all__ = [
     "facts_of",
     "fetch",
     "inspect",
+    "kept_run",
     "load_into",
     "load_state_dict",
     "load_strictly",

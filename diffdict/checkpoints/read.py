@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +101,8 @@ def _read_safetensors(path: Path) -> tuple[Mapping, dict]:
 def _read_torch(path: Path) -> object:
     try:
         # Namespace: MAE's own script saves its arguments beside the weights. Nothing else is built.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that it then refuses
             mapped = zipfile.is_zipfile(path)  # read lazily: an optimizer's state is never loaded
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:

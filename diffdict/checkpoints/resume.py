@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -38,6 +39,20 @@ def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
                 "task=, backbone= and flags that it was started with"
             )
     return path
+
+
+class KeptRun(NamedTuple):
+    """How a run's checkpoint was learned, and how far."""
+
+    config: dict
+    epoch: int
+    step: int  # of the optimizer
+
+
+def kept_run(checkpoint: str | Path) -> KeptRun:
+    """What a resumed training goes on from."""
+    content, _ = read(Path(checkpoint))
+    return KeptRun(content.get("config") or {}, content["epoch"], content["global_step"])
 
 
 def restore(checkpoint: str | Path, module: nn.Module) -> nn.Module:

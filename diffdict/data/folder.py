@@ -188,7 +188,10 @@ class FolderDataset(Pictures):
         parallel = set(list_files(apart)) if not self.shared and apart.is_dir() else set()
         pictures = list_pictures(files)
         if not pictures:
-            raise UserError(f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}")
+            raise UserError(
+                f"No pictures ({' '.join(sorted(PICTURES))}) in {self.root}: put some there, or "
+                "name another folder by dataset.path=…"
+            )
         if self.order_seed is not None:
             pictures.sort(key=self._drawn)
         chosen = split_range(len(pictures), self.split, counts, self.name, self.shared)

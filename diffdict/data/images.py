@@ -210,7 +210,7 @@ class TrainingLoader:
     def go_to(self, state: dict[str, int]) -> None:
         """Go on from a place; in mid-epoch the batches must be cut as they were."""
         for name, ours in self._meaning().items():
-            if state["batch"] and state[name] != ours:
+            if state["batch"] and state.get(name, ours) != ours:
                 raise UserError(
                     f"The checkpoint stopped after batch {state['batch']} of an epoch with "
                     f"{name} = {state[name]}, and this run has {ours}: resume with {state[name]}, "
@@ -220,7 +220,8 @@ class TrainingLoader:
 
     def _meaning(self) -> dict[str, int]:
         pictures = len(self.dataset.dataset)
-        return {"batch_size": self.batch_size, "ranks": self.part.world, "pictures": pictures}
+        cut = {"batch_size": self.batch_size, "ranks": self.part.world, "pictures": pictures}
+        return cut | {"seed": self.dataset.seed}
 
 
 def _torch_loader(

@@ -158,6 +158,8 @@ def read_classes(folder: Path) -> dict[str, object]:
     try:
         facts = json.loads(path.read_text())
         names = facts["classes"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"classes is {names!r}, no list of names")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} must be JSON like {{"classes": ["sky", "road"], "ignore_label": 255}}, '
@@ -174,6 +176,9 @@ def split_range(
     Shared pictures are cut in the order train, val, test; null takes all that are left (val: none).
     """
     wanted, start = counts[split], 0
+    if min(count or 0 for count in counts.values()) < 0:
+        said = " ".join(f"dataset.{key}_pictures={count}" for key, count in counts.items())
+        raise UserError(f"{dataset} has no negative number of pictures, got {said}: null takes all")
     if shared:
         for earlier in SPLITS[: SPLITS.index(split)]:
             taken = counts[earlier]

@@ -32,8 +32,8 @@ class ToyFaces(Pictures):
         counts = dict(zip(SPLITS, (train_pictures, val_pictures, test_pictures), strict=True))
         if split not in counts:
             raise UserError(f"toy_faces has no split {split!r}: choose one of {', '.join(SPLITS)}")
-        if image_size < 16:
-            raise UserError(f"toy_faces needs dataset.image_size >= 16, got {image_size}")
+        if not 16 <= image_size <= 4096:
+            raise UserError(f"toy_faces has dataset.image_size of 16 to 4096, got {image_size}")
         if not 0 <= seed < 2**32:
             raise UserError(f"toy_faces needs 0 <= dataset.seed < 2**32, got {seed}")
         if counts[split] < 0:

@@ -64,6 +64,12 @@ def ddpm(
 
 
 @torch.no_grad()
+def check_eta(eta: float | int) -> None:
+    """How noisy a step may be."""
+    if not 0 <= eta <= 1:
+        raise UserError(f"sampler.eta is between 0 (no noise) and 1 (as much as ddpm), not {eta}")
+
+
 def ddim(
     net: Net,
     x: Float[Tensor, "batch channels height width"],
@@ -80,8 +86,7 @@ def ddim(
     on_step: OnStep | None = None,
 ) -> Sampled:
     """From level `start` (the last) down to `stop`, noisy at will (Song et al. 2021, eq. 12)."""
-    if not 0 <= eta <= 1:
-        raise UserError(f"sampler.eta is between 0 (no noise) and 1 (as much as ddpm), not {eta}")
+    check_eta(eta)
     if eta > 0 and noise is None:
         raise UserError(f"sampler.eta={eta} draws noise: give a noise or a generator, or eta=0")
     schedule = respace(schedule, respacing)

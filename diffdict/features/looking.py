@@ -49,7 +49,7 @@ def open_picture(path: str | Path, side: int) -> Float[Tensor, "3 side side"]:
     if path.is_dir():
         raise UserError(f"{path} is a folder: name one picture in it, or dataset.path={path}")
     if not path.is_file():
-        raise UserError(f"No picture at {path}")
+        raise UserError(f"No picture at {path}: picture=PATH names one file")
     pixels = _upright(decode_picture(path, str(path)), path)
     return fit_picture(pixels, side, "center", str(path))
 

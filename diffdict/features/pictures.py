@@ -94,6 +94,8 @@ class ExtractionPictures(pl.LightningDataModule):
             )
         self.batch_size, self.num_workers = batch_size, num_workers
         names = [split] if isinstance(split, str) else list(split)
+        if not names:
+            raise UserError("split=[] extracts nothing: split=test, or split=[train,test]")
         self.splits = {name: dataset(split=name) for name in dict.fromkeys(names)}
         self.chunks: list[Chunk] = []
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may be done already

@@ -143,6 +143,13 @@ class PixelDataModule(pl.LightningDataModule):
             (timestep, block, noise),
             (dtype, compute),
         )
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("val_pictures", val_pictures, 0),
+            ("smallest_annotation", smallest_annotation, 0),
+        ):
+            if value < least:
+                raise UserError(f"data.{key} is at least {least}, got {value}: data.{key}={least}")
         self.batch_size, self.members, self.seed = batch_size, members, seed
         self.val_pictures, self.smallest_annotation = val_pictures, smallest_annotation
         self.on_device, self.alike, self.sae = on_device, alike, sae
@@ -199,7 +206,8 @@ class PixelDataModule(pl.LightningDataModule):
         count = len(self._source("train"))
         if not 0 <= self.val_pictures < count:
             raise UserError(
-                f"data.val_pictures must leave training pictures: {self.val_pictures} of {count}"
+                f"data.val_pictures must leave training pictures: {self.val_pictures} of {count}, "
+                f"give {count - 1} at most"
             )
         split = count - self.val_pictures
         return list(range(split)), list(range(split, count))

@@ -144,6 +144,8 @@ def hold_out(
     pictures: int, val_pictures: int | None, val_fraction: float
 ) -> tuple[list[int], list[int]]:
     """Pictures to learn from and pictures held out: the same ones whatever the seed of a run."""
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction lies in [0, 1), got {val_fraction}: 0.05 is usual")
     count = round(pictures * val_fraction) if val_pictures is None else val_pictures
     if val_pictures is None and val_fraction > 0 and pictures > 1:
         count = max(1, count)
@@ -205,8 +207,15 @@ class TokenDataModule(pl.LightningDataModule):
         self.mix, self.strip, self.window = mix, strip, window
         self.batch_size, self.seed = batch_size, seed
         self.val_pictures, self.val_fraction = val_pictures, val_fraction
+        counts = {"batch_size": batch_size, "window": window, "strip": strip}
+        for key, value in counts.items():
+            if value < 1:
+                raise UserError(f"data.{key} counts tokens, got {value}: give 1 or more")
         if choose_pictures is not None and choose_pictures < 0:
-            raise UserError(f"data.choose_pictures must not be negative, got {choose_pictures}")
+            raise UserError(
+                f"data.choose_pictures must not be negative, got {choose_pictures}: null takes all "
+                "training pictures, 0 asks for no concepts"
+            )
         self.choose_pictures = choose_pictures
         self.allow_zero_length_dataloader_with_multiple_devices = True  # few pictures, many ranks
         self._measured: Measured | None = None

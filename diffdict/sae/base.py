@@ -11,6 +11,7 @@ from diffdict.errors import UserError
 from diffdict.sae.sparse import Codes, pre_activations, weighted_rows
 
 CHUNK = 2**25  # dense codes decoded or measured at once
+MOST = 10**8  # latents: more are a slip of the finger, and would fill any memory
 REVIVED = 0.2  # length of a revived encoder row over that of the living (Bricken et al. 2023)
 
 
@@ -74,7 +75,9 @@ class Sae(nn.Module):
         _known("decoder_init", decoder_init, ("random", "orthogonal"))
         _known("normalise", normalise, ("step", "forward", "none"))
         if dead_after < 1:
-            raise UserError(f"sae.dead_after counts tokens and is at least 1, got {dead_after}")
+            raise UserError(f"sae.dead_after counts tokens, got {dead_after}: 1000000 is usual")
+        if seed < 0:
+            raise UserError(f"sae.seed must not be negative, got {seed}: sae.seed=0")
         self.centre, self.normalise, self.dead_after = centre, normalise, dead_after
         here = mean if standardise and mean is not None else torch.zeros(d_in)
         self.register_buffer("mean", here.detach().float().clone())
@@ -249,11 +252,14 @@ class Sae(nn.Module):
 
 
 def _latents(d_in: int, scale: float | int, latents: int | None) -> int:
-    count = round(scale * d_in) if latents is None else latents
-    if count < 1:
-        said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"{latents}"
-        raise UserError(f"A dictionary has at least 1 latent, got {said}: raise sae.scale")
-    return count
+    said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"latents={latents}"
+    wide = scale * d_in if latents is None else latents
+    if not 0.5 < wide <= MOST:
+        raise UserError(
+            f"A dictionary has 1 to {MOST} latents, got {said}: "
+            f"{'lower' if wide > MOST else 'raise'} sae.scale or sae.latents"
+        )
+    return round(wide)
 
 
 def _known(key: str, value: str, words: tuple[str, ...]) -> None:

@@ -41,6 +41,10 @@ class TopK(Sae):
                 f"sae.k must lie in 1..{self.latents}, the number of latents, got {k}: "
                 f"lower sae.k or raise sae.scale"
             )
+        if aux_k is not None and aux_k < 1:
+            raise UserError(f"sae.aux_k is 1 or more, or null, got {aux_k}: aux_weight=0 is none")
+        if not 0 <= aux_weight < float("inf"):
+            raise UserError(f"sae.aux_weight is a number from 0 on, got {aux_weight}: 0 is none")
         self.k, self.aux_weight = k, aux_weight
         self.ranked = None if self.together else k
         self.aux_k = max(1, d_in // 2) if aux_k is None else aux_k

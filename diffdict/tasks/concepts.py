@@ -215,9 +215,16 @@ def _count(rule: Rule, class_names: Sequence[str], ignore_label: int | None) -> 
     return metric.to(rule.thresholds.device)
 
 
-def _check(quantiles: list[float], union: int) -> None:
+def check_concepts(test: Callable[..., ConceptTest] | None) -> None:
+    """The settings of a test that is to come, before anything is learned for it."""
+    said = getattr(test, "keywords", {})
+    _check(list(said.get("quantiles", (0,))), said.get("union", 1))
+
+
+def _check(quantiles: list[float | int], union: int) -> None:
     """The settings."""
-    if quantiles != sorted(quantiles) or quantiles[0] != 0 or quantiles[-1] >= 1:
+    numbers = all(type(share) in (int, float) for share in quantiles)
+    if not numbers or quantiles[:1] != [0] or quantiles != sorted(quantiles) or quantiles[-1] >= 1:
         raise UserError(
             f"model.concepts.quantiles ascend from 0, the floor, and stay below 1, got {quantiles}"
         )

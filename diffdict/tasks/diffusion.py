@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from diffdict.diffusion.objectives import Losses, Objective, training_losses
 from diffdict.diffusion.schedules import q_sample
 from diffdict.errors import UserError
+from diffdict.tasks.divergence import stop_too_fast
+from diffdict.tasks.rates import check_steps, make_optimizer
 
 GOLDEN_RATIO = 0.6180339887498949  # frac(i × this) covers [0, 1) evenly for every number of i
 TRAIN, JUDGE = 0, 1  # which family of draws a seed opens
@@ -81,6 +83,7 @@ class Diffusion(pl.LightningModule):
             )
         if not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}. Try 0.999 or 0.9999.")
+        check_steps(warmup_steps=warmup_steps, anneal_steps=anneal_steps)
         if channels_last:
             net = net.to(memory_format=torch.channels_last)
         self.net = net.requires_grad_(True).train()
@@ -163,12 +166,17 @@ class Diffusion(pl.LightningModule):
         self.log("train/images_per_s", seen.pop("images_per_s"), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in seen.items()})
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Nothing that is no number is ever saved."""
+        if not all(
+            bool(x.isfinite().all()) for x in (*self.net.parameters(), *self.ema.parameters())
+        ):
+            what = f"The weights are no numbers after step {self.global_step}"
+            stop_too_fast(self.trainer, what, self.warmup_steps)
+
     def configure_optimizers(self) -> dict:
         """The optimizer over the moving weights; warm-up, then constant or linear to zero."""
-        try:
-            optimizer = self.optimizer(self.net.parameters())
-        except ValueError as error:  # a negative rate, say
-            raise UserError(f"model.optimizer cannot be so: {error}") from error
+        optimizer = make_optimizer(self.optimizer, self.net.parameters())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

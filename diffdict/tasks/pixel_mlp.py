@@ -72,7 +72,7 @@ class PixelMLP(pl.LightningModule):
         dictionary whose codes the features are, as the data module says.
         """
         super().__init__()
-        _check(members, patience, class_weights, vote)
+        _check(members, hidden, patience, patience_from, class_weights, vote)
         check_protocol(protocol)
         self.optimizer, self.patience, self.patience_from = optimizer, patience, patience_from
         self.class_weights, self.vote, self.protocol = class_weights, vote, protocol
@@ -336,10 +336,28 @@ class PixelMLP(pl.LightningModule):
         self._live = []
 
 
-def _check(members: int, patience: int | None, class_weights: str, vote: str) -> None:
+def _check(
+    members: int,
+    hidden: object,
+    patience: int | None,
+    patience_from: int,
+    class_weights: str,
+    vote: str,
+) -> None:
     """The task's own settings."""
     if members < 1:
-        raise UserError(f"model.members must be at least 1, got {members}")
+        raise UserError(f"model.members must be at least 1, got {members}: 10 are published")
+    wide = hidden is None or (
+        isinstance(hidden, Sequence)
+        and len(hidden) > 0
+        and all(type(width) is int and width > 0 for width in hidden)
+    )
+    if not wide:
+        raise UserError(
+            f"model.hidden holds widths of at least one layer, got {hidden!r}: [128,32], or null"
+        )
+    if patience_from < 0:
+        raise UserError(f"model.patience_from counts epochs from 0, got {patience_from}: 0, say")
     if patience is not None and patience < 1:
         raise UserError(f"model.patience counts batches, or is null for no stop, got {patience}")
     for key, word, words in (

@@ -38,7 +38,7 @@ class ProbeSweep(pl.LightningModule):
         cells: Sequence[Mapping],
         ignore_label: int | None = None,
         *,
-        ridges: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
+        ridges: Sequence[float | int] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
         smallest_annotation: int = 20,
         protocol: str = "published",
     ) -> None:

@@ -1,4 +1,4 @@
-"""How much of the learning rate and of the sparsity penalty counts at which step."""
+"""The optimizer, and how much of its rate and of the sparsity penalty counts at which step."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytorch_lightning as pl
 import torch
 
-from diffdict.errors import UserError
+from diffdict.errors import UserError, one_line
 
 DECAYS: dict[str, Callable[[float], float]] = {  # of the way to the end, 0 to 1
     "none": lambda way: 1.0,
@@ -14,6 +14,28 @@ DECAYS: dict[str, Callable[[float], float]] = {  # of the way to the end, 0 to 1
     "cosine": lambda way: (1 + math.cos(math.pi * way)) / 2,
     "poly": lambda way: (1 - way) ** 0.9,  # Chen et al. 2017, sec. 4.1
 }
+
+
+def make_optimizer(
+    optimizer: Callable[[Iterable], torch.optim.Optimizer], parameters: Iterable
+) -> torch.optim.Optimizer:
+    """The optimizer over these parameters, or a sentence about a setting that cannot be."""
+    said = getattr(optimizer, "keywords", {})
+    rate = said.get("lr", 0.0)
+    if type(rate) not in (int, float) or not 0 <= rate < math.inf:
+        raise UserError(f"model.optimizer.lr is a number from 0 on, got {rate}: 1e-4, say")
+    try:
+        return optimizer(parameters)
+    except (ValueError, RuntimeError, TypeError) as error:  # fused where it is not made, say
+        given = ", ".join(f"{key}={value}" for key, value in said.items())
+        raise UserError(f"model.optimizer cannot be so ({given}): {one_line(error)}") from error
+
+
+def check_steps(**steps: int) -> None:
+    """Settings of the model that count optimizer steps."""
+    for key, value in steps.items():
+        if value < 0:
+            raise UserError(f"model.{key} counts optimizer steps, got {value}: model.{key}=0")
 
 
 class Rates:
@@ -31,7 +53,14 @@ class Rates:
         if decay not in DECAYS:
             raise UserError(f"model.decay is {', '.join(DECAYS)}, got {decay!r}")
         if not 0 < decay_share <= 1:
-            raise UserError(f"model.decay_share must lie in (0, 1], got {decay_share}")
+            raise UserError(
+                f"model.decay_share must lie in (0, 1], got {decay_share}: 1 falls all the way"
+            )
+        check_steps(
+            warmup_steps=warmup_steps,
+            pressure_warmup_steps=pressure_warmup_steps,
+            anneal_steps=anneal_steps,
+        )
         self.warmup_steps, self.pressure_warmup_steps = warmup_steps, pressure_warmup_steps
         self.decay, self.share, self.anneal_steps = decay, decay_share, anneal_steps
         self.end = self.falls_from = math.inf
@@ -52,10 +81,7 @@ class Rates:
         self, optimizer: Callable, parameters: Iterable, trainer: pl.Trainer
     ) -> dict[str, object]:
         """The optimizer over these parameters as Lightning takes it, its rate set at every step."""
-        try:
-            made = optimizer(parameters)
-        except (ValueError, RuntimeError) as error:  # a negative rate, fused where it is not made
-            raise UserError(f"model.optimizer cannot be so: {error}") from error
+        made = make_optimizer(optimizer, parameters)
         self.set_end(lambda: trainer.estimated_stepping_batches)
         share = lambda step: self.learning(step)  # noqa: E731 - a method would be pickled
         schedule = torch.optim.lr_scheduler.LambdaLR(made, share)

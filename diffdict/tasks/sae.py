@@ -26,7 +26,7 @@ from diffdict.metrics.sparsity import Sparsity, coherence
 from diffdict.reports.concepts.look import look
 from diffdict.sae.base import Output
 from diffdict.sae.several import ALONE, apart
-from diffdict.tasks.concepts import ConceptTest, show
+from diffdict.tasks.concepts import ConceptTest, check_concepts, show
 from diffdict.tasks.diffusion import average_decay, update_average
 from diffdict.tasks.divergence import first_broken, stop, stop_too_fast
 from diffdict.tasks.rates import Rates
@@ -71,6 +71,7 @@ class Dictionaries(pl.LightningModule):
         """
         super().__init__()
         _check(ema_decay, clip, resample_every)
+        check_concepts(concepts)
         self.sae, self.optimizer, self.d_in, self.seed = sae, optimizer, d_in, seed
         self.rates = Rates(warmup_steps, pressure_warmup_steps, decay, decay_share, anneal_steps)
         self.clip, self.resample_every, self.ema_decay = clip, resample_every, ema_decay

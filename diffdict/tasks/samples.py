@@ -28,7 +28,7 @@ from diffdict import files
 from diffdict.backbones.base import Backbone
 from diffdict.data.pictures import palette
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.samplers import own_noise
+from diffdict.diffusion.samplers import check_eta, own_noise
 from diffdict.diffusion.schedules import respace
 from diffdict.errors import UserError
 from diffdict.reports.drawing.sheet import contact_sheet
@@ -123,6 +123,8 @@ class Samples(pl.LightningModule):
         """
         super().__init__()
         _check(net, sampler, format, label, labeller is not None)
+        respace(net.schedule, sampler.keywords.get("respacing", ""))
+        check_eta(sampler.keywords.get("eta", 0))
         self.net = net.requires_grad_(False).eval()
         self.labeller = None if labeller is None else labeller(net)
         if self.labeller is not None and self.labeller.image_size != net.image_size:

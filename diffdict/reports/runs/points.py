@@ -139,6 +139,8 @@ def chosen_metrics(points: Sequence[Point], asked: Sequence[str] | None) -> list
     """The figures asked for, or those of the usual ones that are there; else all of the test."""
     known = dict.fromkeys(name for point in points for name in point.metrics)
     if asked is not None:
+        if isinstance(asked, int | float | str):
+            raise UserError(f"metrics is a list of figures, got {asked!r}: [{next(iter(known))}]")
         for name in asked:
             if name not in known:
                 raise UserError(f"No run measured {name}; measured: {', '.join(sorted(known))}")

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from diffdict import files
+from diffdict.errors import UserError
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.colours import colours_of, rainbow
@@ -34,6 +35,8 @@ class SegmentationGrid(pl.Callback):
 
     def __init__(self, folder: str, rows: int = 8) -> None:
         """`rows`: pictures on a sheet."""
+        if rows < 1:
+            raise UserError(f"report.segmentation.rows is 1 or more, got {rows}: 8 are usual")
         self.parent, self.rows = Path(folder), rows
         self.folder: Path | None = None
 
