@@ -240,7 +240,7 @@ ROWS = [
     ("train", "callbacks.checkpoint.every_n_train_steps=-5", "-5", "Must be >= 0"),
     # ---- dictionaries
     ("train sae", "sae.k=500", "got 500", "raise sae.scale"),
-    ("train sae", "sae.scale=nan", "sae.scale=nan", "1 to 100000000"),
+    ("train sae", "sae.scale=nan", "sae.scale=nan", "at least 1 latent"),
     ("train sae", "sae.scale=1e12", "sae.scale=1000000000000.0", "lower sae.scale"),
     ("train sae", "sae.aux_weight=nan", "got nan", "0 is none"),
     ("train sae", "model.concepts.quantiles=[]", "got []", "ascend from 0"),

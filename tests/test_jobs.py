@@ -67,10 +67,11 @@ def evaluate(monkeypatch):
     """`evaluate(ckpt_path="x", task="sae")`: the subject that it would work on."""
 
     def ask(task=None, **typed):
-        hydra = OmegaConf.create({"runtime": {"choices": {"task": task}}})
+        words = {"overrides": {"task": []}, "runtime": {"choices": {"task": task}}}
+        hydra = OmegaConf.create(words)
         monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
         return jobs.subject(
-            OmegaConf.create({**dict.fromkeys(["ckpt_path", "runs", "picture"]), **typed})
+            OmegaConf.create({**dict.fromkeys(["ckpt_path", "runs", "picture", "names"]), **typed})
         )
 
     return ask

@@ -75,7 +75,7 @@ class Sae(nn.Module):
         _known("decoder_init", decoder_init, ("random", "orthogonal"))
         _known("normalise", normalise, ("step", "forward", "none"))
         if dead_after < 1:
-            raise UserError(f"sae.dead_after counts tokens, got {dead_after}: 1000000 is usual")
+            raise UserError(f"sae.dead_after counts tokens and is at least 1, got {dead_after}")
         if seed < 0:
             raise UserError(f"sae.seed must not be negative, got {seed}: sae.seed=0")
         self.centre, self.normalise, self.dead_after = centre, normalise, dead_after
@@ -254,11 +254,10 @@ class Sae(nn.Module):
 def _latents(d_in: int, scale: float | int, latents: int | None) -> int:
     said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"latents={latents}"
     wide = scale * d_in if latents is None else latents
-    if not 0.5 < wide <= MOST:
-        raise UserError(
-            f"A dictionary has 1 to {MOST} latents, got {said}: "
-            f"{'lower' if wide > MOST else 'raise'} sae.scale or sae.latents"
-        )
+    if wide > MOST:
+        raise UserError(f"A dictionary has at most {MOST} latents, got {said}: lower sae.scale")
+    if not wide > 0.5:
+        raise UserError(f"A dictionary has at least 1 latent, got {said}: raise sae.scale")
     return round(wide)
 
 

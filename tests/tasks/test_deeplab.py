@@ -176,7 +176,7 @@ def test_one_picture_is_looked_at_without_a_backbone(tmp_path):
         ({"labelled": False}, 4, "learns from masks, and these pictures have none"),
         ({"protocol": "mean"}, 4, "model.protocol is published or standard"),
         ({"decay": "step"}, 4, "model.decay is none, linear, cosine, poly, got 'step'"),
-        ({"optimizer": partial(torch.optim.Adam, lr=-1)}, 4, "model.optimizer cannot be so"),
+        ({"optimizer": partial(torch.optim.Adam, lr=-1)}, 4, "model.optimizer.lr is a number"),
         ({"optimizer": partial(torch.optim.SGD, lr=1e30)}, 4, r"no number at step .*lr=1e\+29"),
         ({}, 1, "a batch has two or more: raise data.batch_size"),
     ],

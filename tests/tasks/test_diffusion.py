@@ -290,3 +290,9 @@ def test_sheets_come_at_their_steps_from_the_same_noise(tmp_path):
     again = sheets.draw(task.ema, task.objective, task.device)
     assert torch.equal(again, sheets.draw(task.ema, task.objective, task.device))
     assert again.shape == (3, 3, 16, 16)
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path):
+    with pytest.raises(UserError, match=r"no numbers after step 2.*model\.optimizer\.lr=1e\+29"):
+        fit(tmp_path, 8, model(lr=1e30, warmup_steps=0), every=2)
+    assert not list(tmp_path.glob("*.ckpt"))

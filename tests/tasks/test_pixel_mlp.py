@@ -312,7 +312,7 @@ def test_wrong_settings_are_said_at_once(options, said):
         ({"precision": "16-true"}, {}, r"trainer\.precision=16-true does not serve here"),
         ({"gradient_clip_val": 1.0}, {}, r"gradient_clip_val would clip all their gradients"),
         ({"accumulate_grad_batches": 2}, {}, r"raise data\.batch_size, not trainer\.accumulate"),
-        ({}, {"lr": -1.0}, r"model\.optimizer cannot be so: Invalid learning rate: -1"),
+        ({}, {"lr": -1.0}, r"model\.optimizer\.lr is a number from 0 on, got -1"),
         ({}, {"lr": 1e30, "patience": None}, r"no number.*try model\.optimizer\.lr=1e\+29"),
     ],
 )

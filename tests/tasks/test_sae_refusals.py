@@ -92,7 +92,7 @@ def test_wrong_settings_are_said_at_once(task, sae, options, said):
     [
         ({"gradient_clip_val": 0.5}, {}, r"say model\.clip=0\.5, not trainer\.gradient_clip_val"),
         ({"precision": "bf16-true"}, {}, r"trainer\.precision=bf16-true does not serve here"),
-        ({}, {"lr": -1.0}, r"model\.optimizer cannot be so: Invalid learning rate: -1"),
+        ({}, {"lr": -1.0}, r"model\.optimizer\.lr is a number from 0 on, got -1"),
     ],
 )
 def test_a_trainer_that_does_not_fit_is_refused(tmp_path, task, fit, trainer, model, said):
