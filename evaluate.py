@@ -12,7 +12,8 @@ def evaluate(cfg: DictConfig) -> float | None:
     works_on = subject(cfg)
     if works_on == "runs":
         return report_on(cfg)
-    from diffdict.run import build, close, look, trained  # torch waits until here
+    from diffdict.composed import trained  # torch waits until here: --help stays quick
+    from diffdict.run import build, close, look
 
     if cfg.picture is not None:
         return look(trained(cfg))

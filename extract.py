@@ -7,7 +7,7 @@ from diffdict.__main__ import door
 
 @door
 def extract(cfg: DictConfig) -> None:
-    from diffdict.composed import labelled  # torch waits until here: --help and tab stay quick
+    from diffdict.composed import labelled  # torch waits until here: --help stays quick
     from diffdict.run import build, close
 
     run = build(labelled(cfg))

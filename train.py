@@ -7,7 +7,8 @@ from diffdict.__main__ import door
 
 @door
 def train(cfg: DictConfig) -> float | None:
-    from diffdict.run import build, close, resumed  # torch waits until here: --help stays quick
+    from diffdict.composed import resumed  # torch waits until here: --help stays quick
+    from diffdict.run import build, close
 
     cfg = resumed(cfg)
     run = build(cfg)

@@ -1,12 +1,25 @@
-"""Configs under the facts of an earlier run: a labeller's over those of an extraction."""
+"""Configs as they are run: under the facts of an earlier run, with a network of one's own."""
 
-from omegaconf import DictConfig, OmegaConf
+import sys
+from contextlib import suppress
+from copy import copy
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from diffdict import checkpoints
+from diffdict import checkpoints, files
+from diffdict.backbones.own import wrapped
 from diffdict.errors import UserError
 
 LOOKING = ("timestep", "block", "noise")  # how a labeller saw the pictures that it learned from
+# what evaluate.py takes from its own command line, never from the checkpoint's config
+EVALUATION = (
+    *("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags"),
+    *("picture", "names"),
+)
 
 
 def labelled(cfg: DictConfig) -> DictConfig:
@@ -66,3 +79,61 @@ def _short(value: object) -> str:
     if isinstance(value, dict) and "name" in value:
         return f"{value['name']} ({value.get('checkpoint', 'no weights')})"
     return str(value)
+
+
+def trained(cfg: DictConfig) -> DictConfig:
+    """The config that a checkpoint was trained with, and over it what is said now."""
+    kept = checkpoints.config_of(cfg.ckpt_path)
+    typed = {said.split("=")[0].lstrip("+~") for said in HydraConfig.get().overrides.task}
+    merged = OmegaConf.create(kept)
+    for key in EVALUATION:
+        merged[key] = cfg[key]
+    if cfg.dataset is not None:
+        merged.dataset = cfg.dataset  # whole: no key of the old one stays; the backbone does
+    for key in typed & {"timestep", "block"}:
+        merged[key] = cfg[key]
+    batch = {key: value for key, value in cfg.data.items() if value is not None}
+    merged.data.update(batch)
+    merged.model.update(cfg.get("model") or {})  # +model.vote=soft
+    return merged
+
+
+def resumed(cfg: DictConfig) -> DictConfig:
+    """A sweep's job that was stopped goes on from its own last.ckpt, if that is of the same job."""
+    hydra = HydraConfig.get()
+    last = Path(hydra.runtime.output_dir) / "last.ckpt"
+    if hydra.mode != RunMode.MULTIRUN or cfg.ckpt_path is not None or not last.exists():
+        return cfg
+    again = OmegaConf.merge(cfg, {"ckpt_path": str(last)})
+    with suppress(UserError):  # a checkpoint that cannot be read: the job begins anew
+        kept = OmegaConf.merge(checkpoints.config_of(last), {"ckpt_path": str(last)})
+        if _resolved(kept) == _resolved(adopted(again)):
+            print(f"Goes on from {last}", file=sys.stderr)
+            sys.argv.append(f"ckpt_path='{last}'")  # for the ranks that this one starts
+            with suppress(FileNotFoundError):  # else the logger would write over it
+                last.with_name("metrics.csv").rename(files.unused(last.with_name("metrics-1.csv")))
+            return again
+    return cfg
+
+
+def _resolved(cfg: DictConfig) -> dict:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def adopted(cfg: DictConfig) -> DictConfig:
+    """The same config with a network from outside diffdict as one of ours.
+
+    Typed over another network's target, it keeps nothing of that one but what was typed too.
+    """
+    node = cfg.get("backbone")
+    if node is None or node["_target_"].startswith("diffdict."):
+        return cfg
+    said = {word.lstrip("+").split("=")[0] for word in HydraConfig.get().overrides.task}
+    typed = {place.split(".")[1] for place in said if place.startswith("backbone.")}
+    kept = [key for key in node if "_target_" not in typed or key in typed]
+    ours = copy(cfg)
+    with open_dict(ours):
+        ours.backbone = wrapped(OmegaConf.to_container(OmegaConf.masked_copy(node, kept)))
+        if "_target_" in typed and "block" not in said:
+            ours.block = "all"
+    return ours

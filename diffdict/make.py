@@ -5,11 +5,9 @@ from copy import copy
 from types import NoneType
 from typing import get_args
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffdict.backbones.own import wrapped
 from diffdict.errors import UserError, one_line
 
 
@@ -75,22 +73,3 @@ def _check_types(node: DictConfig) -> None:
                     sorted("null" if t is NoneType else t.__name__ for t in allowed)
                 )
                 raise UserError(f"{node._get_full_key(key)} must be {names}, got {value!r}")
-
-
-def adopted(cfg: DictConfig) -> DictConfig:
-    """The same config with a network from outside diffdict as one of ours.
-
-    Typed over another network's target, it keeps nothing of that one but what was typed too.
-    """
-    node = cfg.get("backbone")
-    if node is None or node["_target_"].startswith("diffdict."):
-        return cfg
-    said = {word.lstrip("+").split("=")[0] for word in HydraConfig.get().overrides.task}
-    typed = {place.split(".")[1] for place in said if place.startswith("backbone.")}
-    kept = [key for key in node if "_target_" not in typed or key in typed]
-    ours = copy(cfg)
-    with open_dict(ours):
-        ours.backbone = wrapped(OmegaConf.to_container(OmegaConf.masked_copy(node, kept)))
-        if "_target_" in typed and "block" not in said:
-            ours.block = "all"
-    return ours

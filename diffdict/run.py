@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -28,10 +27,11 @@ from rich.table import Column, Table
 
 from diffdict import checkpoints, files
 from diffdict.asked import check_asked, check_same_run
+from diffdict.composed import adopted
 from diffdict.errors import UserError
 from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
-from diffdict.make import adopted, arguments, make, without_workers
+from diffdict.make import arguments, make, without_workers
 from diffdict.reports.runs.folders import find_runs, tables_beside
 from diffdict.reports.runs.results import KeepResults, write_results
 from diffdict.reports.runs.rows import print_rows
@@ -44,14 +44,7 @@ warnings.filterwarnings("ignore", ".*(Checkpoint|logs) directory .* exists.*")  
 warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # evaluation has a folder of its own
 warnings.filterwarnings("ignore", ".*Total length of .list. across ranks.*")  # no pictures for val
 
-# what evaluate.py takes from its own command line, never from the checkpoint's config
-EVALUATION = (
-    *("trainer", "callbacks", "report", "logger", "paths", "seed", "ckpt_path", "tags"),
-    *("picture", "names"),
-)
 LOOKED_AT = ("image_size", "backbone_sha256")  # what one picture has to be like, and who looks
-
-
 SCREEN = 60  # figures that are printed; more are in results.json alone
 
 
@@ -191,45 +184,6 @@ class StopBetweenBatches(pl.Callback):
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
-
-
-def trained(cfg: DictConfig) -> DictConfig:
-    """The config that a checkpoint was trained with, and over it what is said now."""
-    kept = checkpoints.config_of(cfg.ckpt_path)
-    typed = {said.split("=")[0].lstrip("+~") for said in HydraConfig.get().overrides.task}
-    merged = OmegaConf.create(kept)
-    for key in EVALUATION:
-        merged[key] = cfg[key]
-    if cfg.dataset is not None:
-        merged.dataset = cfg.dataset  # whole: no key of the old one stays; the backbone does
-    for key in typed & {"timestep", "block"}:
-        merged[key] = cfg[key]
-    batch = {key: value for key, value in cfg.data.items() if value is not None}
-    merged.data.update(batch)
-    merged.model.update(cfg.get("model") or {})  # +model.vote=soft
-    return merged
-
-
-def resumed(cfg: DictConfig) -> DictConfig:
-    """A sweep's job that was stopped goes on from its own last.ckpt, if that is of the same job."""
-    hydra = HydraConfig.get()
-    last = Path(hydra.runtime.output_dir) / "last.ckpt"
-    if hydra.mode != RunMode.MULTIRUN or cfg.ckpt_path is not None or not last.exists():
-        return cfg
-    again = OmegaConf.merge(cfg, {"ckpt_path": str(last)})
-    with suppress(UserError):  # a checkpoint that cannot be read: the job begins anew
-        kept = OmegaConf.merge(checkpoints.config_of(last), {"ckpt_path": str(last)})
-        if _resolved(kept) == _resolved(adopted(again)):
-            print(f"Goes on from {last}", file=sys.stderr)
-            sys.argv.append(f"ckpt_path='{last}'")  # for the ranks that this one starts
-            with suppress(FileNotFoundError):  # else the logger would write over it
-                last.with_name("metrics.csv").rename(files.unused(last.with_name("metrics-1.csv")))
-            return again
-    return cfg
-
-
-def _resolved(cfg: DictConfig) -> dict:
-    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def look(cfg: DictConfig) -> None:
