@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from diffdict.backbones.base import Backbone
 from diffdict.data.pictures import decode_picture, fit_picture
 from diffdict.errors import UserError
-from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import hold
 from diffdict.features.noise import Noise
+from diffdict.features.passes import Blocks, Timesteps
 from diffdict.features.sources import LiveSource
 
 ORIENTATION = 0x0112  # the EXIF entry by which cameras say how they were held

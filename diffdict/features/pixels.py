@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
-from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.coded import CodedMaps, Maps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import LabelledPicture, PictureLoader, check_labelled, hold
+from diffdict.features.passes import Blocks, Timesteps
 from diffdict.features.shuffle import ResumableLoader, permutation
 from diffdict.features.sources import Origin, Source
 from diffdict.sae import kept

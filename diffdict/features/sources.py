@@ -13,17 +13,17 @@ from torch.utils.data import Dataset
 from diffdict.backbones.base import Backbone, Block
 from diffdict.checkpoints import sha256_at_hand
 from diffdict.errors import UserError
-from diffdict.features.asked import (
+from diffdict.features.noise import Noise
+from diffdict.features.passes import (
     COMPUTE,
-    Asked,
     Blocks,
     Key,
+    Passes,
     Timesteps,
     extraction,
     in_order,
     place,
 )
-from diffdict.features.noise import Noise
 from diffdict.features.sealed import read_sealed
 from diffdict.features.shards import MASK, TORCH, Stream
 from diffdict.features.store import FeatureStore, store_path
@@ -127,9 +127,9 @@ class LiveSource:
             raise UserError(f"data.dtype is one of {', '.join(COMPUTE)}, got {dtype}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
         self.net, self.dtype = backbone.to(self.device), TORCH[dtype]
-        self.asked = Asked(self.net, timestep, block, noise, compute)
+        self.passes = Passes(self.net, timestep, block, noise, compute)
         shapes = self._shapes()
-        self.streams = [Stream(*shapes[key[1]], dtype, *key) for key in self.asked.keys]
+        self.streams = [Stream(*shapes[key[1]], dtype, *key) for key in self.passes.keys]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -145,7 +145,7 @@ class LiveSource:
             "pictures": len(self),
             "backbone": self.net.name,
             "backbone_sha256": self.net.sha256,
-            "noise": self.asked.noise._asdict() if self.net.num_timesteps is not None else None,
+            "noise": self.passes.noise._asdict() if self.net.num_timesteps is not None else None,
         }
 
     def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
@@ -162,7 +162,7 @@ class LiveSource:
         """Of every block: the network's own, or seen in one pass over pictures of another size."""
         if self.dataset.image_size == self.net.image_size:
             return self.net.shapes
-        first = self.asked.keys[: len(self.asked.blocks)]
+        first = self.passes.keys[: len(self.passes.blocks)]
         return {block: tuple(x.shape[1:]) for (_, block), x in self._see([0], first).items()}
 
     def _pass(self, pictures: Sequence[int]) -> list[Tensor]:
@@ -174,7 +174,7 @@ class LiveSource:
         """What the backbone is asked for of these pictures."""
         indices = [int(index) for index in pictures]
         images = torch.stack([self.dataset[index]["image"] for index in indices])
-        return self.asked.maps(images.to(self.device), indices, wanted)
+        return self.passes.maps(images.to(self.device), indices, wanted)
 
 
 Source = StoredSource | LiveSource

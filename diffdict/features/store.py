@@ -14,7 +14,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from diffdict import __version__, files
-from diffdict.features.asked import Blocks, Timesteps, extraction, listed, place
+from diffdict.features.passes import Blocks, Timesteps, extraction, listed, place
 from diffdict.features.sealed import (
     StoreError,
     fingerprint,

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
-from diffdict.features.asked import Blocks, Timesteps
 from diffdict.features.labelled import LabelledPicture, PictureLoader, SeenPictures
 from diffdict.features.moments import Measured, measure
+from diffdict.features.passes import Blocks, Timesteps
 from diffdict.features.pool import LivePool, Pool, StoredPool
 from diffdict.features.shuffle import ResumableLoader, Windows, permutation
 from diffdict.features.sources import LiveSource, Origin, Source

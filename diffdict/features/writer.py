@@ -22,8 +22,8 @@ from torch.utils.data import Dataset
 from diffdict import files
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
-from diffdict.features.asked import Key
 from diffdict.features.noise import Noise
+from diffdict.features.passes import Key
 from diffdict.features.shards import MASK, TORCH, ShardWriter, Stream
 from diffdict.features.store import FeatureStore, Identity, pictures_per_shard, store_path
 
@@ -67,7 +67,7 @@ class FeatureWriter(pl.Callback):
         for split, pictures in data.splits.items():
             facts = identity(pictures, pl_module, sha256)
             path = store_path(self.root, pictures.name, pl_module.net.name, split)
-            made = streams(pl_module.net, pl_module.asked.keys, pictures, self.storage)
+            made = streams(pl_module.net, pl_module.passes.keys, pictures, self.storage)
             palette = [list(colour) for colour in pictures.palette]
             store = FeatureStore.create(path, facts, made, {"palette": palette})
             store.sweep(rank, world)
@@ -236,7 +236,7 @@ def _show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 def identity(pictures: Dataset, task: pl.LightningModule, sha256: str) -> Identity:
     """What makes the features of these pictures what they are."""
-    noise: Noise | None = task.asked.noise if task.net.num_timesteps is not None else None
+    noise: Noise | None = task.passes.noise if task.net.num_timesteps is not None else None
     return Identity(
         dataset=pictures.name,
         dataset_hash=pictures.fingerprint,
@@ -249,7 +249,7 @@ def identity(pictures: Dataset, task: pl.LightningModule, sha256: str) -> Identi
         backbone=task.net.name,
         backbone_sha256=sha256,
         noise=noise._asdict() if noise else None,
-        compute=task.asked.compute,
+        compute=task.passes.compute,
         pictures_per_shard=pictures_per_shard(len(pictures)),
     )
 

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone
-from diffdict.features.asked import Asked, Blocks, Key, Timesteps
 from diffdict.features.noise import Noise
+from diffdict.features.passes import Blocks, Key, Passes, Timesteps
 
 
 class Features(pl.LightningModule):
@@ -22,11 +22,11 @@ class Features(pl.LightningModule):
     ) -> None:
         """`block` may be "all"; a network without timesteps is asked for none."""
         super().__init__()
-        self.asked = Asked(net, timestep, block, noise, compute)
-        self.net = self.asked.net
+        self.passes = Passes(net, timestep, block, noise, compute)
+        self.net = self.passes.net
 
     def predict_step(
         self, batch: dict, batch_idx: int = 0
     ) -> dict[Key, Float[Tensor, "batch _ _ _"]]:
         """The maps by (timestep, block); only those that the batch says are wanted, if it does."""
-        return self.asked.maps(batch["image"], batch["index"].tolist(), batch.get("wanted"))
+        return self.passes.maps(batch["image"], batch["index"].tolist(), batch.get("wanted"))

@@ -12,10 +12,10 @@ from diffdict import checkpoints, files
 from diffdict.backbones.base import Backbone
 from diffdict.checkpoints.read import read
 from diffdict.errors import UserError
-from diffdict.features.asked import Asked, Blocks, Timesteps
 from diffdict.features.coded import CodedMaps
 from diffdict.features.gather import NativeMaps
 from diffdict.features.noise import Noise
+from diffdict.features.passes import Blocks, Passes, Timesteps
 from diffdict.features.shards import TORCH
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.sae import kept
@@ -63,8 +63,8 @@ class Labeller(nn.Module):
                 f"the ones here are {net.sha256[:12]}…: put the right ones in their place"
             )
         self.segmenter = segmenter.requires_grad_(False).eval()
-        self.asked = Asked(net, timestep, block, Noise(**(noise or {})), compute)
-        self.net, self.dtype = self.asked.net, TORCH[dtype]
+        self.passes = Passes(net, timestep, block, Noise(**(noise or {})), compute)
+        self.net, self.dtype = self.passes.net, TORCH[dtype]
         self.image_size, self.source = image_size, source
         self.codes = sae
         self.sae = None if sae is None else kept.load(sae).sae.eval().requires_grad_(False)
@@ -81,10 +81,10 @@ class Labeller(nn.Module):
             "labeller": self.source,
             "labels_by": self.net.name,
             "labels_sha256": self.net.sha256,
-            "timestep": self.asked.timesteps,
-            "block": self.asked.blocks,
-            "noise": self.asked.noise._asdict(),
-            "maps": f"{self.dtype} of {self.asked.compute}",
+            "timestep": self.passes.timesteps,
+            "block": self.passes.blocks,
+            "noise": self.passes.noise._asdict(),
+            "maps": f"{self.dtype} of {self.passes.compute}",
             "codes": self.codes,
             "vote": self.segmenter.vote,
         }
@@ -105,7 +105,7 @@ class Labeller(nn.Module):
 
     def _see(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> NativeMaps:
         """Every map at its own resolution: timestep by timestep, block by block."""
-        maps = list(self.asked.maps(images, indices).values())
+        maps = list(self.passes.maps(images, indices).values())
         return NativeMaps.of(maps, (images.shape[2], images.shape[3]), self.dtype)
 
 

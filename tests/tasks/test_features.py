@@ -44,13 +44,13 @@ def test_one_pass_a_timestep_serves_all_blocks(net, monkeypatch):
 
 
 def test_all_blocks(net):
-    assert Features(net, 50, "all", Noise()).asked.keys == [(50, block) for block in net.shapes]
+    assert Features(net, 50, "all", Noise()).passes.keys == [(50, block) for block in net.shapes]
 
 
 def test_a_network_without_timesteps_is_asked_for_none():
     for step in (50, [50, 150], None):
         task = Features(Pixels(16), step, "pixels", Noise())
-        assert task.asked.keys == [(None, "pixels")] == [*run(task, [0])]
+        assert task.passes.keys == [(None, "pixels")] == [*run(task, [0])]
 
 
 def test_shared_noise_is_one_tensor_for_all_from_the_seed():

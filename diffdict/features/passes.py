@@ -1,4 +1,4 @@
-"""What is asked of a backbone: at which timesteps, of which blocks, under which noise."""
+"""A backbone's passes over pictures: at which timesteps, to which blocks, under which noise."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ Key = tuple[int | None, Block]  # a timestep, and a block
 COMPUTE = ("fp32", "bf16", "fp16")
 
 
-class Asked:
-    """A frozen network and all that it is asked for: a pass a timestep, to the last block."""
+class Passes:
+    """A frozen network and all that is asked of it: a pass a timestep, to the last block."""
 
     def __init__(
         self,

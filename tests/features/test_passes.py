@@ -1,4 +1,4 @@
-"""What is asked of a backbone: the same whoever asks, stored, streamed or labelled."""
+"""A backbone's passes: the same whoever asks, stored, streamed or labelled."""
 
 import pytest
 import torch
@@ -8,8 +8,8 @@ from diffdict.backbones.mae import MAE
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
-from diffdict.features.asked import Asked, extraction, in_order, listed, place
 from diffdict.features.noise import Noise
+from diffdict.features.passes import Passes, extraction, in_order, listed, place
 from diffdict.features.sources import LiveSource
 
 
@@ -34,7 +34,7 @@ def mae():
 @pytest.mark.parametrize(("block", "count"), [("all", 14), (["all"], 14), (None, 12), ([3, 1], 2)])
 def test_all_are_all_and_nothing_said_the_usual_ones(mae, block, count):
     source = LiveSource(ToyFaces("train", image_size=16), mae, None, block)
-    assert [(s.timestep, s.block) for s in source.streams] == source.asked.keys
+    assert [(s.timestep, s.block) for s in source.streams] == source.passes.keys
     assert len(source.streams) == len(source.maps([0, 1])) == count
 
 
@@ -44,11 +44,11 @@ def test_a_diffusion_network_is_told_which_timestep_is_missing():
 
 
 def test_maps_come_timestep_by_timestep_and_only_those_wanted():
-    asked = Asked(Chain(), [3, 1, 3], ["b", "a"])
+    passes = Passes(Chain(), [3, 1, 3], ["b", "a"])
     images = torch.rand(2, 3, 8, 8)
-    maps = asked.maps(images, [0, 1])
-    assert list(maps) == asked.keys == [(3, "a"), (3, "b"), (1, "a"), (1, "b")]
-    some = asked.maps(images, [0, 1], [(1, "b")])
+    maps = passes.maps(images, [0, 1])
+    assert list(maps) == passes.keys == [(3, "a"), (3, "b"), (1, "a"), (1, "b")]
+    some = passes.maps(images, [0, 1], [(1, "b")])
     assert list(some) == [(1, "b")]
     assert torch.equal(some[1, "b"], maps[1, "b"])
 
@@ -62,7 +62,7 @@ def test_maps_come_timestep_by_timestep_and_only_those_wanted():
 )
 def test_what_cannot_be_asked(options, words):
     with pytest.raises(UserError, match=words):
-        Asked(Pixels(8), None, "pixels", **options)
+        Passes(Pixels(8), None, "pixels", **options)
 
 
 def test_words_for_people_and_for_a_command_line():
