@@ -30,7 +30,7 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 13, "num_head
 def opened(place, monkeypatch):
     """`opened("extract", …)`: the run behind that command, in this process, in the folder."""
     monkeypatch.chdir(place)
-    monkeypatch.setenv("DIFFDICT_CHECKPOINTS", "")
+    monkeypatch.setenv("DIFFDICT_CHECKPOINTS", "checkpoints")  # a run says it anew
     instance = HydraConfig.instance()
     before = instance.cfg
 
