@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffdict.data.base import Pictures
-from diffdict.data.portrait import draw_face
-from diffdict.data.sketch import PARTS, Dice
+from diffdict.data.faces.portrait import draw_face
+from diffdict.data.faces.sketch import PARTS, Dice
 from diffdict.errors import UserError
 
 VERSION = 1  # of the drawing: any change of a pixel raises it

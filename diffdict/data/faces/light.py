@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image, ImageFilter
 
-from diffdict.data.sketch import FINE, NAMES, PARTS, TALL, Canvas, Dice, Head, grid
+from diffdict.data.faces.sketch import FINE, NAMES, PARTS, TALL, Canvas, Dice, Head, grid
 
 Classes = UInt8[np.ndarray, "fine fine"]  # the class of every pixel of the large scene
 Picture = Float32[np.ndarray, "side side 3"]  # red, green, blue in 0..255

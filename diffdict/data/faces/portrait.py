@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from diffdict.data.light import Drawn, develop
-from diffdict.data.sketch import (
+from diffdict.data.faces.light import Drawn, develop
+from diffdict.data.faces.sketch import (
     CIRCLE,
     RAMP,
     Canvas,

@@ -1,0 +1,1 @@
+"""How toy faces are drawn: what with, which parts, and under which light."""
