@@ -188,11 +188,9 @@ def ordered(value: Value) -> tuple:
 
 
 def titled(keys: Sequence[str], values: Sequence[Value]) -> str:
-    """For a panel or a line: scale=10 seed=1."""
-    words = [
-        f"{key.rpartition('.')[2]}={spoken(value)}" for key, value in zip(keys, values, strict=True)
-    ]
-    return " ".join(words)
+    """For a panel or a line: scale=10 seed=1; a key without a value is left out."""
+    pairs = zip((key.rpartition(".")[2] for key in keys), values, strict=True)
+    return " ".join(f"{key}={spoken(value)}" for key, value in pairs if value is not None)
 
 
 def _say_unfinished(folders: Sequence[Path]) -> None:
