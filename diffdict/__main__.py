@@ -53,11 +53,12 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     def job(cfg: DictConfig) -> float | None:
         started.append(True)
         try:
-            found = _found_before(task.__name__)
-            if found is not None:
-                return jobs.optimized(found, cfg.optimized_metric)
-            _point_children_at_this_job(script)
-            return task(cfg)
+            with jobs.alone(_output_folder()):
+                found = _found_before(task.__name__, cfg.get("ckpt_path"))
+                if found is not None:
+                    return jobs.optimized(found, cfg.optimized_metric)
+                _point_children_at_this_job(script)
+                return task(cfg)
         except Exception as error:
             mistake = _mistake(error)
             if mistake is None:
@@ -107,17 +108,25 @@ def _leave_folder_to_first_rank() -> None:
         sys.argv += [f"hydra.run.dir={own}", "hydra.output_subdir=null"]
 
 
-def _found_before(door: str) -> dict | None:
-    """The results of a sweep's job that are in its folder already, said in one line."""
+def _output_folder() -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.output_dir
+
+
+def _found_before(door: str, ckpt_path: str | None) -> dict | None:
+    """The results of this very job that are in its folder already, said in one line."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    cfg = HydraConfig.get()
-    if cfg.mode != RunMode.MULTIRUN:
-        return None
-    found = jobs.results_of(cfg.runtime.output_dir, cfg.overrides.task)
+    cfg, folder = HydraConfig.get(), _output_folder()
+    found = None
+    if cfg.mode == RunMode.MULTIRUN:
+        found = jobs.results_of(folder, cfg.overrides.task)
+    elif door != "extract" and not int(os.environ.get("LOCAL_RANK") or 0):  # else the first looked
+        found = jobs.of_one_run(folder, door, cfg.overrides.task, ckpt_path)
     if found is not None:
-        print(f"{door}: {cfg.runtime.output_dir} has its results: left as it is", file=sys.stderr)
+        print(f"{door}: {folder} has its results: left as it is", file=sys.stderr)
     return found
 
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
-from diffdict import checkpoints, files
+from diffdict import checkpoints
 from diffdict.backbones.own import wrapped
 from diffdict.errors import UserError
 
@@ -110,8 +110,6 @@ def resumed(cfg: DictConfig) -> DictConfig:
         if _resolved(kept) == _resolved(adopted(again)):
             print(f"Goes on from {last}", file=sys.stderr)
             sys.argv.append(f"ckpt_path='{last}'")  # for the ranks that this one starts
-            with suppress(FileNotFoundError):  # else the logger would write over it
-                last.with_name("metrics.csv").rename(files.unused(last.with_name("metrics-1.csv")))
             return again
     return cfg
 

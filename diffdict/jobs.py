@@ -1,7 +1,10 @@
 """Jobs of sweeps, without torch: those that have their results are left, and reported on."""
 
+import fcntl
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,13 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from diffdict.errors import UserError
 from diffdict.reports.runs.folders import RECORD, RESULTS, find_runs, read_results
 
+LAST = "last.ckpt"
 MEASURED = ("probe_sweep",)  # tasks that learn nothing which could be kept: evaluate.py runs them
 
 
 def record(mode: object, folder: str) -> str | None:
-    """Where Hydra keeps what was typed; nowhere in a job's folder that has results already."""
+    """Where Hydra keeps what was typed; nowhere in a folder whose run keeps its own record."""
     sweeps = getattr(mode, "name", mode) == "MULTIRUN"
-    return None if sweeps and (Path(folder) / RESULTS).exists() else RECORD
+    kept = (RESULTS,) if sweeps else (RESULTS, LAST)
+    others = any((Path(folder) / name).exists() for name in kept) or _busy(folder)
+    return None if others else RECORD
 
 
 def group(mode: object, folder: str) -> str | None:
@@ -26,6 +32,88 @@ def group(mode: object, folder: str) -> str | None:
 
 OmegaConf.register_new_resolver("diffdict.record", record, replace=True)
 OmegaConf.register_new_resolver("diffdict.group", group, replace=True)
+
+
+HELD: dict[str, int] = {}  # folders of the runs of this process, open as long as they are at work
+
+
+def _let_go() -> None:
+    """Of a process that was forked from this one: a run ends with its own process."""
+    for handle in HELD.values():
+        os.close(handle)
+    HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """The folder for this run until it is done, or its process is gone; a second one is refused."""
+    key, first = os.path.realpath(folder), int(os.environ.get("LOCAL_RANK") or 0) == 0
+    if not first or key in HELD or not os.path.isdir(key):
+        yield
+        return
+    handle = _locked(key)
+    if handle is None:
+        raise UserError(
+            f"{folder} is the folder of a run that is still at work: wait for it or stop it, or "
+            "give another hydra.run.dir=… (of a sweep hydra.sweep.dir=…)"
+        )
+    HELD[key] = handle
+    try:
+        yield
+    finally:
+        if HELD.get(key) == handle:
+            os.close(HELD.pop(key))
+
+
+def _locked(folder: str) -> int | None:
+    """The folder opened and locked; None where another process has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:  # a file system that knows no locks
+        pass
+    return handle
+
+
+def _busy(folder: str) -> bool:
+    """Whether another process has a run in it."""
+    key = os.path.realpath(folder)
+    if key in HELD or not os.path.isdir(key):
+        return False
+    handle = _locked(key)
+    if handle is not None:
+        os.close(handle)
+    return handle is None
+
+
+def of_one_run(
+    folder: str | Path, door: str, overrides: Sequence[str], ckpt_path: str | None
+) -> dict | None:
+    """Nothing where the folder is free for this run, its results where they are there already.
+
+    What another run has left is never written over.
+    """
+    folder = Path(folder)
+    results, last = read_results(folder), folder / LAST
+    goes_on = door == "train" and ckpt_path is not None
+    if goes_on and Path(ckpt_path).resolve().is_relative_to(folder.resolve()):
+        return None
+    same = results is not None and results["door"] == door
+    if same and (door != "train" or sorted(results["overrides"]) == sorted(overrides)):
+        return results if door == "train" else None
+    if results is None and not last.exists():
+        return None
+    way_on = f"go on from it with ckpt_path={last}, or " if door == "train" else ""
+    raise UserError(
+        f"hydra.run.dir={folder} holds another run already ({RESULTS if results else LAST}), and "
+        f"folders are of one run: {way_on}give another hydra.run.dir=…, or delete that one"
+    )
 
 
 def results_of(folder: str | Path, overrides: Sequence[str]) -> dict | None:

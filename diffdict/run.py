@@ -81,14 +81,29 @@ def build(cfg: DictConfig) -> Run:
     callbacks = [one for one in made if isinstance(one, pl.Callback)]
     own = [KeepConfig(cfg, facts), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
     loggers = [make(node) for node in _each(cfg, "logger")]
-    trainer = make(cfg.trainer, {"callbacks": [*callbacks, *own], "logger": loggers or False})
+    parts = {"callbacks": [*callbacks, *own], "logger": loggers or False}
+    parts["plugins"] = [checkpoints.WholeCheckpoints()]
+    trainer = make(cfg.trainer, parts)
     if cfg.get("ckpt_path") is not None:
         checkpoints.check_resumable(cfg.ckpt_path, model)
         if door == "train":
             check_same_run(cfg, checkpoints.kept_run(cfg.ckpt_path))
+    if door == "train":
+        _keep_what_was_logged(Path(HydraConfig.get().runtime.output_dir))
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return Run(data, model, trainer, [one for one in made if one not in callbacks])
+
+
+@rank_zero_only
+def _keep_what_was_logged(folder: Path) -> None:
+    """A run that goes on in its own folder: the logger would write over what was logged before."""
+    files.writable_folder(folder)
+    for path in folder.glob("*.tmp"):  # of a sitting that was killed while it wrote
+        files.remove(path)
+    for name in ("metrics", "results"):
+        for path in folder.glob(f"{name}.*"):
+            path.rename(files.unused(path.with_stem(f"{name}-1")))
 
 
 def _each(cfg: DictConfig, group: str) -> list[DictConfig]:

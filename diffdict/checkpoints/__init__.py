@@ -5,12 +5,14 @@ from diffdict.checkpoints.names import Released, fetch, packaged, released, reso
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
 from diffdict.checkpoints.resume import KeptRun, check_resumable, facts_of, kept_run, restore
 from diffdict.checkpoints.summary import Description, describe, inspect, verify
+from diffdict.checkpoints.whole import WholeCheckpoints, save_whole
 
 __all__ = [
     "Description",
     "KeptRun",
     "Released",
     "Weights",
+    "WholeCheckpoints",
     "check_resumable",
     "config_of",
     "describe",
@@ -25,6 +27,7 @@ __all__ = [
     "released",
     "resolve",
     "restore",
+    "save_whole",
     "sha256_at_hand",
     "verify",
 ]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from diffdict import files
+from diffdict.checkpoints import save_whole
 from diffdict.errors import UserError
 from diffdict.features.gather import NativeMaps
 from diffdict.features.labelled import LabelledPicture
@@ -330,7 +330,7 @@ class Dictionaries(pl.LightningModule):
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         for group, (name, plan) in enumerate(self.plans.items()):
             own = part(checkpoint, name, group, chosen(self.sae, plan))
-            files.write_atomic(folder / name / "last.ckpt", partial(torch.save, own))
+            save_whole(own, folder / name / "last.ckpt")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Where the stream stood."""

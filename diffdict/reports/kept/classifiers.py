@@ -1,13 +1,12 @@
 """What a segmenter has learned, as others can load it: each member in its published file."""
 
-from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from diffdict import files
+from diffdict.checkpoints import save_whole
 
 
 class KeepClassifiers(pl.Callback):
@@ -19,4 +18,4 @@ class KeepClassifiers(pl.Callback):
         folder = files.writable_folder(Path(trainer.default_root_dir) / "classifiers")
         for row, number in enumerate(pl_module.number.tolist()):
             content = pl_module.classifier(row)
-            files.write_atomic(folder / f"model_{number}.pth", partial(torch.save, content))
+            save_whole(content, folder / f"model_{number}.pth")
