@@ -10,12 +10,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffdict import jobs
+from diffdict import files, jobs
 from diffdict.errors import UserError, one_line
 
 PACKAGE = Path(__file__).parent
@@ -53,7 +54,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     def job(cfg: DictConfig) -> float | None:
         started.append(True)
         try:
-            with jobs.alone(_output_folder()):
+            with _own_folder():
                 found = _found_before(task.__name__, cfg.get("ckpt_path"))
                 if found is not None:
                     return jobs.optimized(found, cfg.optimized_metric)
@@ -114,6 +115,16 @@ def _output_folder() -> str:
     return HydraConfig.get().runtime.output_dir
 
 
+def _is_first() -> bool:
+    """Whether no other rank of this run has looked after its folder."""
+    return not int(os.environ.get("LOCAL_RANK") or 0)
+
+
+def _own_folder() -> AbstractContextManager[None]:
+    """The output folder of this run alone; what Lightning starts shares it."""
+    return files.alone(_output_folder()) if _is_first() else nullcontext()
+
+
 def _found_before(door: str, ckpt_path: str | None) -> dict | None:
     """The results of this very job that are in its folder already, said in one line."""
     from hydra.core.hydra_config import HydraConfig
@@ -123,7 +134,7 @@ def _found_before(door: str, ckpt_path: str | None) -> dict | None:
     found = None
     if cfg.mode == RunMode.MULTIRUN:
         found = jobs.results_of(folder, cfg.overrides.task)
-    elif door != "extract" and not int(os.environ.get("LOCAL_RANK") or 0):  # else the first looked
+    elif door != "extract" and _is_first():
         found = jobs.of_one_run(folder, door, cfg.overrides.task, ckpt_path)
     if found is not None:
         print(f"{door}: {folder} has its results: left as it is", file=sys.stderr)

@@ -1,14 +1,12 @@
-"""Jobs of sweeps, without torch: those that have their results are left, and reported on."""
+"""Runs and their folders, without torch: what is there is left, refused, or reported on."""
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffdict import files
 from diffdict.errors import UserError
 from diffdict.reports.runs.folders import RECORD, RESULTS, find_runs, read_results
 
@@ -20,7 +18,7 @@ def record(mode: object, folder: str) -> str | None:
     """Where Hydra keeps what was typed; nowhere in a folder whose run keeps its own record."""
     sweeps = getattr(mode, "name", mode) == "MULTIRUN"
     kept = (RESULTS,) if sweeps else (RESULTS, LAST)
-    others = any((Path(folder) / name).exists() for name in kept) or _busy(folder)
+    others = any((Path(folder) / name).exists() for name in kept) or files.busy(folder)
     return None if others else RECORD
 
 
@@ -32,64 +30,6 @@ def group(mode: object, folder: str) -> str | None:
 
 OmegaConf.register_new_resolver("diffdict.record", record, replace=True)
 OmegaConf.register_new_resolver("diffdict.group", group, replace=True)
-
-
-HELD: dict[str, int] = {}  # folders of the runs of this process, open as long as they are at work
-
-
-def _let_go() -> None:
-    """Of a process that was forked from this one: a run ends with its own process."""
-    for handle in HELD.values():
-        os.close(handle)
-    HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
-@contextmanager
-def alone(folder: str | Path) -> Iterator[None]:
-    """The folder for this run until it is done, or its process is gone; a second one is refused."""
-    key, first = os.path.realpath(folder), int(os.environ.get("LOCAL_RANK") or 0) == 0
-    if not first or key in HELD or not os.path.isdir(key):
-        yield
-        return
-    handle = _locked(key)
-    if handle is None:
-        raise UserError(
-            f"{folder} is the folder of a run that is still at work: wait for it or stop it, or "
-            "give another hydra.run.dir=… (of a sweep hydra.sweep.dir=…)"
-        )
-    HELD[key] = handle
-    try:
-        yield
-    finally:
-        if HELD.get(key) == handle:
-            os.close(HELD.pop(key))
-
-
-def _locked(folder: str) -> int | None:
-    """The folder opened and locked; None where another process has it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:  # a file system that knows no locks
-        pass
-    return handle
-
-
-def _busy(folder: str) -> bool:
-    """Whether another process has a run in it."""
-    key = os.path.realpath(folder)
-    if key in HELD or not os.path.isdir(key):
-        return False
-    handle = _locked(key)
-    if handle is not None:
-        os.close(handle)
-    return handle is None
 
 
 def of_one_run(

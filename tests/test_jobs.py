@@ -49,13 +49,6 @@ def test_the_sweeper_gets_the_number_that_was_found(done):
         jobs.optimized(results, "test/nope")
 
 
-def test_only_a_sweeps_job_with_results_keeps_its_record(done, tmp_path):
-    assert jobs.record(RunMode.MULTIRUN, str(done)) is None
-    assert jobs.record(RunMode.RUN, str(done)) == ".hydra"
-    assert jobs.record(RunMode.MULTIRUN, str(tmp_path / "new")) == ".hydra"
-    assert jobs.record(None, str(done)) == ".hydra"
-
-
 def test_the_jobs_of_a_sweep_are_one_group():
     folder = "/scratch/me/multirun/2026-01-31/12-00-00"
     assert jobs.group(RunMode.MULTIRUN, folder) == "multirun/2026-01-31/12-00-00"
@@ -89,3 +82,32 @@ def test_evaluate_works_on_one_thing(evaluate):
         evaluate(runs="multirun", picture="me.jpg")
     with pytest.raises(UserError, match="task=sae is judged by what it has learned"):
         evaluate(task="sae")
+
+
+def test_a_folder_is_of_one_run(done):
+    """The same training is left, another refused, one that goes on let in, a page made anew."""
+    (done / "last.ckpt").touch()
+    kept = json.loads((done / "results.json").read_text()) | {"door": "train"}
+    (done / "results.json").write_text(json.dumps(kept))
+    assert jobs.of_one_run(done, "train", WORDS[::-1], None) == kept
+    for door, words, checkpoint in (
+        ("train", ["block=4"], None),
+        ("train", ["block=5"], "elsewhere/last.ckpt"),
+        ("evaluate", WORDS, str(done / "last.ckpt")),
+    ):
+        with pytest.raises(UserError, match=r"holds another run already.*another hydra\.run\.dir"):
+            jobs.of_one_run(done, door, words, checkpoint)
+    assert jobs.of_one_run(done, "train", ["block=4"], str(done / "last.ckpt")) is None
+    assert jobs.of_one_run(done / "new", "train", WORDS, None) is None
+    (done / "last.ckpt").unlink()
+    (done / "results.json").write_text(json.dumps({**kept, "door": "evaluate"}))
+    assert jobs.of_one_run(done, "evaluate", ["report=grid"], "elsewhere/last.ckpt") is None
+
+
+def test_a_record_is_kept_where_a_run_was(done):
+    assert jobs.record("RUN", str(done)) is None
+    assert jobs.record("RUN", str(done / "new")) == ".hydra"
+    assert jobs.record(RunMode.MULTIRUN, str(done)) is None
+    (done / "results.json").rename(done / "last.ckpt")
+    assert jobs.record("RUN", str(done)) is None
+    assert jobs.record("MULTIRUN", str(done)) == ".hydra", "a job that goes on is the same"

@@ -1,5 +1,6 @@
 """Files that are whole or absent: atomic writes, free space, checked downloads, safe archives."""
 
+from diffdict.files.alone import alone, busy
 from diffdict.files.archive import unpack
 from diffdict.files.atomic import (
     bytes_bar,
@@ -20,6 +21,8 @@ from diffdict.files.fetch import download
 from diffdict.files.folder import unused, write_folder
 
 __all__ = [
+    "alone",
+    "busy",
     "bytes_bar",
     "console",
     "download",
