@@ -75,7 +75,8 @@ class Sitting:
 
     def send(self, number: int) -> int:
         """The exit code, after a signal."""
-        os.kill(self.process.pid, number)
+        if self.process.is_alive():  # nobody else has waited for it: its number is still its own
+            os.kill(self.process.pid, number)
         return self.end()
 
     def until(self, come: Callable[[], object]) -> None:

@@ -11,13 +11,18 @@ pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
 TINY = "trainer=cpu dataset.image_size=16 backbone.image_size=16 backbone.checkpoint=null"
+SHOWN = "trainer=cpu trainer.log_every_n_steps=1"
 WRONG = [
     ("train", "trainer.maxsteps=5", "Did you mean trainer.max_steps?"),
     ("train", "task=sae seed=0,1 -m sae=topkk", "Did you mean topk?"),
     ("train", f"{TINY} -m seed=-1", "seed is a whole number from 0"),
     ("train", "trainer=cpu trainer.devices=640", "at most"),
     ("train", f"{TINY} model.optimizer.lr=nan", "got nan: 1e-4, say"),
-    ("train", "dataset=folder dataset.path=pictures dataset.image_size=16 trainer=cpu", "0.png"),
+    (
+        "train",
+        f"dataset=folder dataset.path=pictures dataset.image_size=64 {SHOWN}",
+        "0.png",
+    ),
     ("train", "hydra.run.dir=file/run", "hydra.run.dir="),
     ("train", "ckpt_path=file", "fetch or save it again"),
     ("extract", "split=[] trainer=cpu", "split=[train,test]"),
