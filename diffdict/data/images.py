@@ -78,15 +78,18 @@ def paired_crop(sample: Sample, padding: int, top: int, left: int) -> Sample:
 
 
 def paired_zoom(sample: Sample, window: int, top: int, left: int) -> Sample:
-    """A window of the sample at the sample's size: the picture bilinear, a mask nearest."""
+    """A window of the sample at the sample's size: the picture bilinear, a mask nearest.
+
+    What lies outside the sample is its mirror image.
+    """
     side = sample["image"].shape[-1]
-    place = (..., slice(top, top + window), slice(left, left + window))
-    image = F.interpolate(sample["image"][place][None], (side, side), mode="bilinear")[0]
-    zoomed = sample | {"image": image}
+    rows, columns = (_mirror(torch.arange(at, at + window), side) for at in (top, left))
+    seen = sample["image"][:, rows[:, None], columns]
+    zoomed = {"image": F.interpolate(seen[None], (side, side), mode="bilinear")[0]}
     if "mask" in sample:
-        rows = torch.from_numpy(nearest_index(window, side))
-        zoomed["mask"] = sample["mask"][place][rows[:, None], rows]
-    return zoomed
+        nearest = torch.from_numpy(nearest_index(window, side))
+        zoomed["mask"] = sample["mask"][rows[nearest][:, None], columns[nearest]]
+    return sample | zoomed
 
 
 def _mirror(index: Int64[Tensor, " n"], side: int) -> Int64[Tensor, " n"]:
@@ -118,9 +121,10 @@ class Augmented(Dataset):
         if self.crop_padding:
             sample = paired_crop(sample, self.crop_padding, top, left)
         if self.zoom > 1:
-            side = sample["image"].shape[-1]
-            window = round(side / generator.uniform(1, self.zoom))
-            top, left = generator.integers(0, side - window + 1, size=2).tolist()
+            side, most = sample["image"].shape[-1], math.log(self.zoom)
+            window = round(side / math.exp(generator.uniform(-most, most)))
+            spare = sorted((0, side - window))
+            top, left = generator.integers(spare[0], spare[1] + 1, size=2).tolist()
             sample = paired_zoom(sample, window, top, left)
         return paired_flip(sample) if self.flip and mirrored else sample
 
@@ -255,10 +259,10 @@ class ImageDataModule(pl.LightningDataModule):
         predict_split: str | Sequence[str] = "test",
     ):
         super().__init__()
-        if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0 or not zoom >= 1:
+        if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0 or not 1 <= zoom <= 2:
             raise UserError(
                 "Pictures come in batches of at least 1, with 0 or more workers, padding and seed, "
-                f"enlarged by 1 or more: data.batch_size={batch_size} "
+                f"zoomed by 1 to 2: data.batch_size={batch_size} "
                 f"data.num_workers={num_workers} data.crop_padding={crop_padding} "
                 f"data.zoom={zoom} data.seed={seed}"
             )

@@ -206,21 +206,30 @@ def test_flip_and_crop_take_the_mask_along(seed, padding, data):
     np.testing.assert_array_equal(moved["mask"], window)
 
 
-def test_a_zoom_enlarges_picture_and_mask_alike():
+def test_a_zoom_changes_picture_and_mask_alike():
     mask = torch.arange(64).view(8, 8)
     sample = {"image": mask.float().expand(3, 8, 8) / 64, "mask": mask, "index": 0}
     same = paired_zoom(sample, 8, 0, 0)
-    assert all(torch.equal(same[key], sample[key]) for key in sample if key != "index")
+    assert all(torch.equal(same[key], sample[key]) for key in ("image", "mask"))
     twice = paired_zoom(sample, 4, 2, 3)
     window = mask[2:6, 3:7]
     assert torch.equal(twice["mask"], window.repeat_interleave(2, 0).repeat_interleave(2, 1))
     centres = twice["image"].unfold(1, 2, 2).unfold(2, 2, 2).mean((3, 4))[0, 1:3, 1:3] * 64
     torch.testing.assert_close(centres, window[1:3, 1:3].float())  # a plane stays one
-    zoomed = [module(zoom=1.5, batch_size=4, flip=False).train_dataloader() for _ in range(2)]
-    first, again = (next(iter(loader))["image"] for loader in zoomed)
-    assert torch.equal(first, again)
+    half = paired_zoom(sample, 16, -4, -4)["mask"]
+    wide = torch.from_numpy(np.pad(mask.numpy(), 4, mode="reflect"))
+    assert torch.equal(half, wide[::2, ::2])
     with pytest.raises(UserError, match=r"data.zoom=0.5"):
         module(zoom=0.5)
+
+
+def test_zoomed_pictures_follow_from_seed_epoch_and_index():
+    zoomed = [module(zoom=1.5, batch_size=4, flip=False).train_dataloader() for _ in range(2)]
+    first, again = (next(iter(loader)) for loader in zoomed)
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["mask"], again["mask"])
+    plain = next(iter(module(zoom=1.0, batch_size=4, flip=False).train_dataloader()))
+    assert not torch.equal(first["image"], plain["image"])
 
 
 def test_without_a_mask_the_border_is_black():
