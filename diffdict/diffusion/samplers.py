@@ -63,13 +63,13 @@ def ddpm(
     return Sampled(x, states)
 
 
-@torch.no_grad()
 def check_eta(eta: float | int) -> None:
     """How noisy a step may be."""
     if not 0 <= eta <= 1:
         raise UserError(f"sampler.eta is between 0 (no noise) and 1 (as much as ddpm), not {eta}")
 
 
+@torch.no_grad()
 def ddim(
     net: Net,
     x: Float[Tensor, "batch channels height width"],
