@@ -12,6 +12,8 @@ from diffdict import files
 from diffdict.errors import UserError
 from diffdict.reports.concepts.grid import concept_figures
 from diffdict.reports.drawing.canvas import write_png
+from diffdict.reports.drawing.chosen import among, labels_of
+from diffdict.reports.drawing.colours import rainbow
 from diffdict.reports.drawing.sheet import contact_sheet
 
 ON_SHEET, SHOWN = 16, 3  # pictures of a sheet, and of each class in a figure
@@ -33,18 +35,20 @@ class Grid(pl.Callback):
         pictures: int | None = None,
         columns: int = 8,
         scale: int | None = None,
-        classes: list[str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """`pictures`: 16 of a sheet, 3 of each class in a figure, unless it is said.
 
         `scale`: how much a sheet's are enlarged; by default until they are easily seen.
-        `classes`: those of a figure, by name; by default all.
+        `classes`: those of a figure, by name; by default all. On a sheet the others are grey, and
+        pictures without one of them, in truth or prediction, are left out.
         """
         if pictures is not None and pictures < 1:
             raise UserError(f"report.grid.pictures must be at least 1, got {pictures}")
         self.folder, self.columns, self.scale = Path(folder), columns, scale
         self.pictures, self.classes = pictures, classes
         self.rows: list[dict[str, Tensor]] = []
+        self.only: list[int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what could not be drawn before anything is computed."""
@@ -54,6 +58,9 @@ class Grid(pl.Callback):
                 f"report=grid shows where latents meet classes: {why}; report=dashboard does "
                 f"without"
             )
+        if self.classes is not None:
+            known = getattr(trainer.datamodule, "facts", {}).get("class_names") or ()
+            self.only = labels_of(self.classes, known)
 
     def on_predict_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
@@ -90,14 +97,21 @@ class Grid(pl.Callback):
         made = "image" in outputs  # then its mask belongs to it, and nothing was predicted
         seen = {"image": images, "mask": outputs.get("mask") if made else batch.get("mask")}
         seen["prediction"] = None if made else outputs.get("mask")
-        kept = {name: maps[:missing].cpu() for name, maps in seen.items() if maps is not None}
-        for index in range(len(kept["image"])):
-            self.rows.append({name: maps[index] for name, maps in kept.items()})
+        known = {name: maps for name, maps in seen.items() if maps is not None}
+        shown = [index for index in range(len(images)) if self._shows(known, index)]
+        for index in shown[:missing]:
+            self.rows.append({name: maps[index].cpu() for name, maps in known.items()})
+
+    def _shows(self, maps: dict[str, Tensor], index: int) -> bool:
+        """Whether a picture has one of the classes that were asked for."""
+        labels = [maps[name][index] for name in ("mask", "prediction") if name in maps]
+        return self.only is None or any(among(each, self.only).any() for each in labels)
 
     def _write_sheet(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero or not self.rows:
             return
         facts = getattr(trainer.datamodule, "facts", {})
+        names = facts.get("class_names") or ()
         stacked = {
             name: torch.stack([row[name] for row in self.rows])
             for name in ("image", "mask", "prediction")
@@ -106,11 +120,12 @@ class Grid(pl.Callback):
         sheet = contact_sheet(
             stacked["image"].float(),
             stacked.get("mask"),
-            facts.get("palette") or None,
+            facts.get("palette") or rainbow(len(names)),
             columns=self.columns,
             scale=self.scale,
             predictions=stacked.get("prediction"),
-            class_names=facts.get("class_names") or None,
+            class_names=names,
+            only=self.only,
         )
         self._write(sheet, files.unused(self.folder / "grid.png"))
 

@@ -15,6 +15,7 @@ from diffdict.metrics.findings import Findings
 from diffdict.metrics.native import pre_of
 from diffdict.metrics.selection import NONE, measure
 from diffdict.reports.concepts.heights import heights, token_maps
+from diffdict.reports.drawing.chosen import labels_of
 from diffdict.reports.drawing.colours import as_bytes, colours_of, rainbow
 from diffdict.reports.drawing.figure import SIDE, Row, Scale, draw_figure
 from diffdict.reports.drawing.overlay import enlarged, outlined, overlay, tinted
@@ -98,11 +99,10 @@ def named(findings: Findings, names: Sequence[str] | None) -> list[int]:
     """The labels of these classes, or of all that a test picture shows."""
     known, absent = list(findings.class_names), findings.test.absent
     for name in names or ():
-        if name not in known:
-            raise UserError(f"report.grid.classes has {name!r}, classes are {', '.join(known)}")
         if name in absent:
             raise UserError(f"No test picture shows {name}: leave it out of report.grid.classes")
-    return [known.index(name) for name in names or known if name not in absent]
+    asked = range(len(known)) if names is None else labels_of(names, known)
+    return [label for label in asked if known[label] not in absent]
 
 
 def choose_for(findings: Findings, label: int) -> list[Chosen]:

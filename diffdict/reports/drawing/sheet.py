@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffdict.reports.drawing.canvas import INK, PAPER, font, wide
+from diffdict.reports.drawing.chosen import legend_of, muted
 from diffdict.reports.drawing.colours import as_bytes, colours_of, rainbow
 
 GAP, LINE = 6, 20  # pixels between the cells; height of a line of text
@@ -26,17 +27,20 @@ def contact_sheet(
     class_names: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
     opacity: float = 1.0,
+    only: Sequence[int] | None = None,
 ) -> Image.Image:
     """Pictures in [-1, 1] in rows; beneath each its mask and prediction, below all a legend.
 
     `beneath`: a last picture under those.
-    `opacity` below 1 lets the picture shine through its mask.
+    `opacity` below 1 lets the picture shine through its mask. `only`: labels that keep their
+    colours, the others are grey.
     """
     bytes_ = as_bytes(images)
     layers = [bytes_]
     for labels in (masks, predictions):
         if labels is not None:
-            colours = colours_of(labels, palette or rainbow(int(labels.max()) + 1))
+            known = palette or rainbow(int(labels.max()) + 1)
+            colours = colours_of(labels, muted(known, only))
             layers.append(np.rint(opacity * colours + (1 - opacity) * bytes_).astype(np.uint8))
     layers += [] if beneath is None else [beneath]
     count, height, width = bytes_.shape[:3]
@@ -47,7 +51,7 @@ def contact_sheet(
     step = (cell[0] + GAP, len(layers) * (cell[1] + 2) + text + GAP)
     side = GAP + columns * step[0]
     named = class_names and palette and len(layers) > 1
-    legend = draw_legend(class_names, palette, side) if named else None
+    legend = draw_legend(*legend_of(class_names, palette, only), side) if named else None
     tall = GAP + -(-count // columns) * step[1]
     sheet = Image.new("RGB", (side, tall + (legend.height if legend else 0)), PAPER)
     for index in range(count):

@@ -1,6 +1,7 @@
 """Pictures of a segmenter: files that hold its predictions, sheets, confusion, one picture."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from diffdict.data.toy_faces import ToyFaces
 from diffdict.features.coded import CodedMaps
 from diffdict.features.pixels import PixelDataModule
 from diffdict.reports.drawing.canvas import EMPTY, ramp
+from diffdict.reports.drawing.chosen import GREY
 from diffdict.reports.grid import Grid
+from diffdict.reports.segmentation import grid as segmentation_grid
 from diffdict.reports.segmentation.confusion import CELL, draw_confusion
 from diffdict.reports.segmentation.grid import SegmentationGrid
 from diffdict.reports.segmentation.sheet import TORN, heat
@@ -78,6 +81,36 @@ def test_sheets_are_full_but_the_last_and_nothing_is_overwritten(tested):
         assert sizes[2][1] < sizes[0][1]
         assert (folder / name / "confusion.png").is_file()
     assert sorted(path.name for path in folder.iterdir()) == ["grid", "grid-2"]
+
+
+def test_some_classes_alone(tested, tmp_path, monkeypatch):
+    """The others are grey, only these are judged, pictures without them left out, files whole."""
+    _, one, data = tested
+    draw = Mock(wraps=segmentation_grid.draw_sheet)
+    monkeypatch.setattr(segmentation_grid, "draw_sheet", draw)
+    names, palette = data.facts["class_names"], data.facts["palette"]
+    asked = [names.index(name) for name in ("hat", "beard")]
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
+    report = SegmentationGrid(str(tmp_path), pictures=2, classes=["hat", "beard"])
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[report], **quiet)
+    trainer.test(one, data, verbose=False)
+    expected = []
+    for picture in data.labelled("test"):
+        labels = one.labels(one.predict(picture.maps))
+        shown = sum((m == label) for m in (picture.mask, labels) for label in asked) > 0
+        if shown.any():
+            right = float((labels == picture.mask)[shown].double().mean())
+            expected.append((picture, labels, 100 * right))
+    assert len(expected) > 2, "so that a limit is felt"
+    _, lines, said, colours = draw.call_args.args
+    assert said == ["hat", "beard", "other classes"]
+    assert colours == [*(palette[label] for label in asked), GREY]
+    table = np.array([c if label in asked else GREY for label, c in enumerate(palette)])
+    for line, (picture, labels, right) in zip(lines, expected[:2], strict=True):
+        assert f"{right:.1f} % of these classes right" in line.caption
+        np.testing.assert_array_equal(line.cells[1], table[picture.mask])
+        np.testing.assert_array_equal(line.cells[2], table[labels])
+    assert len(list((tmp_path / "grid/labels").iterdir())) == 5
 
 
 def test_other_tasks_are_left_alone(tmp_path):
