@@ -56,17 +56,17 @@ class Curve:
         folder: str | Path,
         x: str | None = None,
         metrics: Sequence[str] | None = None,
-        over: Sequence[str] = ("seed",),
+        over: Sequence[str] | None = ("seed",),
         task: str | None = None,
     ) -> None:
         """`x`: the setting along the axis, as it was typed; `over`: what is averaged."""
         self.folder, self.x, self.metrics = Path(folder), x, metrics
-        self.over, self.task = list(over), task
+        self.over, self.task = over, task
 
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
-        besides = [key for key in (self.x, *self.over) if key is not None]
-        points, keys, groups, metrics = compared(runs, self.task, self.metrics, besides)
+        along = [] if self.x is None else [self.x]
+        points, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over, along)
         self._check_axis(points)
         rows = [
             row_of(dict(zip([*keys, self.x], (*values, number), strict=True)), own, metrics)

@@ -57,16 +57,16 @@ class Heatmap:
         self,
         folder: str | Path,
         metrics: Sequence[str] | None = None,
-        over: Sequence[str] = ("seed",),
+        over: Sequence[str] | None = ("seed",),
         task: str | None = None,
     ) -> None:
         """`metrics`: by default the usual ones that are there; `over`: what is averaged."""
-        self.folder, self.metrics, self.over, self.task = Path(folder), metrics, list(over), task
+        self.folder, self.metrics, self.over, self.task = Path(folder), metrics, over, task
 
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
-        besides = ["timestep", "block", *self.over]
-        points, keys, groups, metrics = compared(runs, self.task, self.metrics, besides)
+        along = ["timestep", "block"]
+        points, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over, along)
         maps = {metric: _panels(groups, keys, metric) for metric in metrics}
         axes = [_axis(points, key) for key in ("timestep", "block")]
         folder = files.writable_folder(self.folder)

@@ -17,11 +17,11 @@ class ResultsTable:
         self,
         folder: str | Path,
         metrics: Sequence[str] | None = None,
-        over: Sequence[str] = ("seed",),
+        over: Sequence[str] | None = ("seed",),
         task: str | None = None,
     ) -> None:
         """`metrics`: by default the usual ones that are there; `over`: what is averaged."""
-        self.folder, self.metrics, self.over, self.task = Path(folder), metrics, list(over), task
+        self.folder, self.metrics, self.over, self.task = Path(folder), metrics, over, task
 
     def collect(self, runs: Runs) -> Collected:
         """Writes and prints."""

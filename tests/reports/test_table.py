@@ -39,6 +39,7 @@ def test_other_settings_may_be_averaged_too(sweep, tmp_path):
         (1, 2, 1.5),
         (2, 2, 2.5),
     ]
+    assert [row["n"] for row in ResultsTable(tmp_path, over=None).collect(runs).rows] == [1] * 4
 
 
 def test_a_single_run_has_no_deviation(sweep, tmp_path):

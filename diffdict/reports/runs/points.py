@@ -60,13 +60,18 @@ class Compared(NamedTuple):
 
 
 def compared(
-    runs: Runs, task: str | None, asked: Sequence[str] | None, besides: Sequence[str]
+    runs: Runs,
+    task: str | None,
+    asked: Sequence[str] | None,
+    over: Sequence[str] | None,
+    along: Sequence[str] = (),
 ) -> Compared:
-    """The points of a task that have one of the figures asked for, grouped by all `besides`."""
+    """The points of a task that have a figure asked for, grouped by all but `over` and `along`."""
     points = points_of(runs, task)
+    _check_over(over or (), points)
     metrics = chosen_metrics(points, asked)
     points = [point for point in points if set(metrics) & set(point.metrics)]
-    keys = varying(points, besides)
+    keys = varying(points, [*(over or ()), *along])
     groups = grouped(points, keys)
     return Compared(points, keys, groups, comparable(groups, metrics, asked))
 
@@ -147,6 +152,21 @@ def chosen_metrics(points: Sequence[Point], asked: Sequence[str] | None) -> list
         return list(asked)
     usual = [name for name in USUAL if name in known]
     return usual or [name for name in known if name.startswith("test/")] or list(known)
+
+
+def _check_over(over: Sequence[str], points: Sequence[Point]) -> None:
+    """Nothing, or a sentence about a setting that none of these runs has."""
+    known = dict.fromkeys(
+        key for point in points for key, value in point.settings.items() if value is not None
+    )
+    if isinstance(over, int | float | str):
+        raise UserError(f"over is a list of settings to average over, got {over!r}: over=[seed]")
+    for name in over:
+        if name not in known:
+            raise UserError(
+                f"over={name} is no setting that these runs were given; there are: "
+                f"{', '.join(known)}"
+            )
 
 
 def comparable(
