@@ -88,7 +88,7 @@ class Dictionaries(pl.LightningModule):
         )
         self.gamma = off_centre(mean, scale, dims)
         self.tokens = self.resampled = 0  # seen by all ranks; windows of them after which we looked
-        self._unchecked: list[tuple[int, Tensor]] = []  # steps, and whose loss was no number
+        self._unchecked: list[tuple[int, Tensor]] = []  # no number: whose loss, or tokens
         self._crossing: tuple[Tensor, dict[str, Output]] | None = None  # where a window ended
         self._kept_at, self._judged_at = (-1, 0), 0
         self._parts: dict[str, float] = {}  # of losses, as far as they were met: 0 where they rest
@@ -121,9 +121,10 @@ class Dictionaries(pl.LightningModule):
             self.ema.load_state_dict(self.saes.state_dict())
 
     def _count(self, batch: Tensor, outputs: Mapping[str, Output]) -> None:
-        """What the batches of all ranks say of dead latents, and whether a loss is no number."""
-        losses = torch.stack([output.loss.detach() for output in outputs.values()])
-        marks = [~losses.isfinite(), *(output.active > 0 for output in outputs.values())]
+        """What the batches of all ranks say of dead latents, and where there is no number."""
+        losses = [output.loss.detach() for output in outputs.values()]
+        numbers = torch.stack([*losses, batch.sum(dtype=torch.float32)]).isfinite()
+        marks = [~numbers, *(output.active > 0 for output in outputs.values())]
         lengths, world = [len(mark) for mark in marks], self.trainer.world_size
         if world > 1:
             shared = torch.cat(marks).to(torch.uint8)
@@ -135,7 +136,7 @@ class Dictionaries(pl.LightningModule):
         self._tokens_since += len(batch) * world
         self._unchecked.append((self.global_step, marks[0]))
         if batch.device.type == "cpu" or len(self._unchecked) >= LOOK_EVERY:
-            self._check_losses(batch)
+            self._check_losses()
         if self.resample_every and self.tokens // self.resample_every > self.resampled:
             self._crossing = batch, dict(outputs)
 
@@ -348,16 +349,17 @@ class Dictionaries(pl.LightningModule):
             )
         check_same(path, kept["sae"], settings(self.sae))
 
-    def _check_losses(self, batch: Tensor | None = None) -> None:
-        """Stops where a loss was no number; `batch` is the one just seen."""
+    def _check_losses(self) -> None:
+        """Stops where a loss was no number, and says so if its tokens were none."""
         seen, self._unchecked = self._unchecked, []
         if (broken := first_broken(seen)) is None:
             return
-        step, name = broken[0], list(self.saes)[broken[1]]
-        what = f"The loss{'' if name == ALONE else f' of {name}'} is no number at step {step}"
-        if batch is not None and not batch.isfinite().all():
+        step, column = broken
+        if dict(seen)[step][-1]:
             look = "look at the features with diffdict verify, and extract them again"
             stop(self.trainer, f"Step {step} met tokens that are no numbers: {look}")
+        name = list(self.saes)[column]
+        what = f"The loss{'' if name == ALONE else f' of {name}'} is no number at step {step}"
         if step == 0:
             smaller = "try sae.standardise=true or a lower sae.sparsity"
             stop(self.trainer, f"{what}, before anything was learned: {smaller}")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from diffdict import __version__
 from diffdict.sae import saelens
 from diffdict.sae.base import Sae
 from diffdict.sae.several import ALONE
@@ -53,7 +53,7 @@ class KeepDictionary(pl.Callback):
             **{key: facts[key] for key in FACTS if key in facts},
             **self.card,
             "step": trainer.global_step,
-            "versions": {name: version(name) for name in ("diffdict", "torch")},
+            "versions": {"diffdict": __version__, "torch": str(torch.__version__)},
         }
         for name, sae in pl_module.judged.items():
             if not sae.inference:
