@@ -92,8 +92,9 @@ def trained(cfg: DictConfig) -> DictConfig:
         merged.dataset = cfg.dataset  # whole: no key of the old one stays; the backbone does
     for key in typed & {"timestep", "block"}:
         merged[key] = cfg[key]
-    batch = {key: value for key, value in cfg.data.items() if value is not None}
-    merged.data.update(batch)
+    for key in cfg.data:
+        if not OmegaConf.is_missing(cfg.data, key):
+            merged.data[key] = cfg.data[key]
     merged.model.update(cfg.get("model") or {})  # +model.vote=soft
     return merged
 

@@ -43,13 +43,18 @@ def _located(target: str) -> object:
         ) from error
 
 
-def without_workers(data: DictConfig) -> DictConfig:
-    """debug= and evaluate.py say the number of workers to all: what has none is not told."""
-    told = copy(data)
-    if "num_workers" not in arguments(data["_target_"]):
-        with open_dict(told):
-            told.pop("num_workers", None)
-    return told
+def settled(data: DictConfig) -> DictConfig:
+    """Its node without what evaluate.py left open, and where it has no workers their number.
+
+    That one is said to all by debug=.
+    """
+    left_open = [key for key in data if OmegaConf.is_missing(data, key)]
+    without = [] if "num_workers" in arguments(data["_target_"]) else ["num_workers"]
+    known = copy(data)
+    with open_dict(known):
+        for key in {*left_open, *without} & {*data}:
+            del known[key]
+    return known
 
 
 def _check_types(node: DictConfig) -> None:
@@ -59,7 +64,10 @@ def _check_types(node: DictConfig) -> None:
         if key not in takes and key[0] != "_" and node["_target_"].startswith("diffdict."):
             place, kind = node._get_full_key(key), node["_target_"].rpartition(".")[2]
             known = ", ".join(name for name, one in takes.items() if one.default is not one.empty)
-            raise UserError(f"{place} is unknown, leave it out with ~{place}: {kind} takes {known}")
+            raise UserError(
+                f"{place} is no setting of {kind}: leave it out (~{place} where a config says it); "
+                f"there are {known}"
+            )
         if OmegaConf.is_dict(value) and "_target_" in value:
             _check_types(value)
         if key not in takes or OmegaConf.is_config(value):

@@ -31,7 +31,7 @@ from diffdict.composed import adopted
 from diffdict.errors import UserError
 from diffdict.features.looking import open_picture, see
 from diffdict.features.store import FeatureStore
-from diffdict.make import arguments, make, without_workers
+from diffdict.make import arguments, make, settled
 from diffdict.reports.runs.folders import find_runs, tables_beside
 from diffdict.reports.runs.results import KeepResults, write_results
 from diffdict.reports.runs.rows import print_rows
@@ -74,7 +74,7 @@ def build(cfg: DictConfig) -> Run:
     check_asked(cfg, door, HydraConfig.get().overrides.task)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
-    data = make(without_workers(cfg.data))
+    data = make(settled(cfg.data))
     facts = data.facts
     model = make(cfg.model, facts)
     made = [make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, open_dict
 
 from diffdict import checkpoints
 from diffdict.__main__ import folder
-from diffdict.make import arguments
+from diffdict.make import arguments, settled
 
 CONF = Path(folder("conf"))
 GROUPS = [
@@ -147,7 +147,7 @@ def test_a_typed_dataset_reaches_evaluate(dataset):
 def test_probes_are_swept_over_any_pictures_and_network(word):
     cfg = composed("evaluate", "task=probe_sweep", word)
     with open_dict(cfg):
-        cfg.data.pop("num_workers", None)  # as a run does
+        cfg.data = settled(cfg.data)  # as a run does
     check_keys(cfg, word)
     group, _, name = word.partition("=")
     assert cfg.hydra.runtime.choices[group] == name

@@ -343,7 +343,8 @@ def test_a_stopped_training_says_how_it_goes_on(tmp_path, stop, code):
 def test_a_dictionary_makes_its_page_and_looks_at_a_picture(dictionaries, stored):
     own = dictionaries / "checkpoints/scale4/last.ckpt"
     words = [f"ckpt_path={own}", "report=dashboard", "hydra.run.dir=page", "trainer=cpu"]
-    run("evaluate", *words, cwd=stored)
+    run("evaluate", *words, "data.choose_pictures=2", cwd=stored)
+    assert results(stored / "page")["config"]["data"]["choose_pictures"] == 2
     assert "data-figures" in (stored / "page/dashboard/index.html").read_text()
     Image.new("RGB", (40, 30), (200, 90, 20)).save(stored / "me.jpg")
     words = [f"ckpt_path={dictionaries}/last.ckpt", "picture=me.jpg", "hydra.run.dir=look"]
