@@ -142,18 +142,17 @@ def _found_before(door: str, ckpt_path: str | None) -> dict | None:
 
 
 def _point_children_at_this_job(script: str) -> None:
-    """A DDP child re-runs sys.argv: it gets this job's own overrides, never the sweep again."""
+    """A DDP child re-runs sys.argv, in this job's folder: with its words, never the sweep again."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import read_write
 
     cfg = HydraConfig.get()
-    if cfg.mode != RunMode.MULTIRUN:
-        return
-    sys.argv = [script, *cfg.overrides.task, "hydra.mode=RUN"]
-    sys.modules["__main__"].__spec__ = None  # a launcher's worker is a module, the child is not
     with read_write(cfg):
         cfg.run.dir = cfg.runtime.output_dir
+    if cfg.mode == RunMode.MULTIRUN:
+        sys.argv = [script, *cfg.overrides.task, "hydra.mode=RUN"]
+        sys.modules["__main__"].__spec__ = None  # a launcher's worker is a module, the child is not
 
 
 def _mistake(error: BaseException) -> str | None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,18 @@ def record(mode: object, folder: str) -> str | None:
     return None if others else RECORD
 
 
+def fresh(mode: object, own: str, folder: str) -> str:
+    """A folder named by the second, or its neighbour where another run began in that second too.
+
+    Made where Hydra is in the mode that writes there, once a run: Hydra keeps what was answered.
+    """
+    if getattr(mode, "name", mode) != own or "--resolve" in sys.argv:  # which only looks
+        return folder
+    with suppress(OSError):  # Hydra is about to say it
+        return str(files.fresh(folder))
+    return folder
+
+
 def group(mode: object, folder: str) -> str | None:
     """Under which name wandb shows a sweep's jobs together: the end of its folder's path."""
     sweeps = getattr(mode, "name", mode) == "MULTIRUN"
@@ -30,6 +43,7 @@ def group(mode: object, folder: str) -> str | None:
 
 OmegaConf.register_new_resolver("diffdict.record", record, replace=True)
 OmegaConf.register_new_resolver("diffdict.group", group, replace=True)
+OmegaConf.register_new_resolver("diffdict.fresh", fresh, use_cache=True, replace=True)
 
 
 def of_one_run(

@@ -55,6 +55,18 @@ def test_the_jobs_of_a_sweep_are_one_group():
     assert jobs.group(RunMode.RUN, folder) is None
 
 
+def test_a_folder_is_made_by_the_mode_that_writes_there(tmp_path, monkeypatch):
+    own = str(tmp_path / "day/now")
+    assert jobs.fresh(RunMode.MULTIRUN, "RUN", own) == own
+    monkeypatch.setattr("sys.argv", ["train.py", "--cfg", "hydra", "--resolve"])
+    assert jobs.fresh(RunMode.RUN, "RUN", own) == own
+    assert not (tmp_path / "day").exists()
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    assert [jobs.fresh(RunMode.RUN, "RUN", own) for _ in "ab"] == [own, f"{own}-2"]
+    (tmp_path / "file").touch()
+    assert jobs.fresh("RUN", "RUN", f"{tmp_path}/file/now") == f"{tmp_path}/file/now"
+
+
 @pytest.fixture
 def evaluate(monkeypatch):
     """`evaluate(ckpt_path="x", task="sae")`: the subject that it would work on."""

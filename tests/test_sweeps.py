@@ -124,6 +124,28 @@ def test_a_study_gets_what_was_found(swept, stored):
     assert (stored / "study.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "kind", "tables"),
+    [((), "run", ["table.csv"]), (("-m", "seed=0,1"), "sweep", ["0/table.csv", "1/table.csv"])],
+)
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
+    swept, tmp_path, flags, kind, tables
+):
+    """By default, where the time names them."""
+    usual = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/hydra/default.yaml"))[kind]["dir"]
+    now = usual.replace("${now:%Y-%m-%d}/${now:%H-%M-%S}", "2026-01-31/12-00-00")
+    assert now != usual
+    words = [*flags, f"runs={swept[1]}", "report=table", f"hydra.{kind}.dir='{now}'"]
+    both = [start("evaluate", *words, cwd=tmp_path) for _ in range(2)]
+    for process in both:
+        said = "".join(process.communicate(timeout=60))
+        assert process.returncode == 0, said
+    (day,) = tmp_path.glob("*/*")
+    assert {folder.name for folder in day.iterdir()} == {"12-00-00", "12-00-00-2"}
+    for folder in day.iterdir():
+        assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.csv")) == tables
+
+
 def test_a_sweep_is_reported_on(swept, stored):
     _, folder = swept
     words = [f"runs={folder}", "hydra.run.dir=report"]

@@ -18,7 +18,7 @@ from diffdict.files.atomic import (
     write_atomic,
 )
 from diffdict.files.fetch import download
-from diffdict.files.folder import unused, write_folder
+from diffdict.files.folder import fresh, unused, write_folder
 
 __all__ = [
     "alone",
@@ -27,6 +27,7 @@ __all__ = [
     "console",
     "download",
     "free_bytes",
+    "fresh",
     "fsync",
     "human_bytes",
     "plain_disk_errors",

@@ -41,6 +41,26 @@ def unused(path: str | Path) -> Path:
     return free
 
 
+def fresh(path: str | Path) -> Path:
+    """A folder that this process has made: the path, or the first of NAME-2, NAME-3, … it could."""
+    path, number = Path(path), 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = path
+    while not _made(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _made(path: Path) -> bool:
+    """Whether it was this process; another may have been quicker by a moment."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 def exchange(one: Path, other: Path) -> None:
     """Two folders swap their names: in one step where the system can, else one after the other."""
     libc = ctypes.CDLL(None)

@@ -1,11 +1,13 @@
 """Folders are whole or absent, and replaced in one step where the system can."""
 
 import ctypes
+import subprocess
+import sys
 
 import pytest
 
 from diffdict.errors import UserError
-from diffdict.files import folder, unused, write_folder
+from diffdict.files import folder, fresh, unused, write_folder
 
 
 class Old:
@@ -49,6 +51,19 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path):
     with pytest.raises(UserError, match="Cannot write"):
         write_folder(tmp_path / "out", {"a": b"1"})
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_folder_is_made_by_one_process(tmp_path):
+    """However many begin at the same moment."""
+    make = f"from diffdict.files import fresh; print(fresh({str(tmp_path / 'a/run')!r}).name)"
+    every = [subprocess.Popen([sys.executable, "-c", make], stdout=-1, text=True) for _ in range(6)]
+    names = [process.communicate(timeout=60)[0].strip() for process in every]
+    assert sorted(names) == ["run", *(f"run-{number}" for number in range(2, 7))]
+    assert {path.name for path in (tmp_path / "a").iterdir()} == set(names)
+    (tmp_path / "file").touch()
+    assert fresh(tmp_path / "file").name == "file-2"
+    with pytest.raises(OSError):  # noqa: PT011
+        fresh(tmp_path / "file/run")
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path):
