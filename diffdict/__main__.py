@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +22,6 @@ from diffdict.errors import UserError, one_line
 
 PACKAGE = Path(__file__).parent
 DOORS = ("extract", "train", "evaluate")
-SWEEPS = ("-m", "--multirun")
 MACHINE = ("trainer", "callbacks", "logger")  # built by others, who say themselves what is wrong
 USAGE = """diffdict: what does a diffusion model know, and where in it?
 
@@ -72,9 +72,9 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the sentence is ours
-        sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in SWEEPS)  # first, else lost
-        _leave_folder_to_first_rank()
         try:
+            sys.argv[1:] = _flags_first(sys.argv[1:])
+            _leave_folder_to_first_rank()
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
                 job
             )()
@@ -99,6 +99,26 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             sys.exit(2)
 
     return open_door
+
+
+def _flags_first(words: list[str]) -> list[str]:
+    """The same with all flags in front, or words behind one were lost; unknown ones are refused."""
+    from hydra._internal.utils import get_args_parser
+
+    def refuse(what: str) -> NoReturn:
+        raise UserError(f"{what}: --hydra-help lists the flags")
+
+    parser = get_args_parser()
+    parser.error = refuse  # not eight lines of usage
+    said, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        raise UserError(
+            f"{unknown[0]} is no flag: settings are words without dashes, such as seed=0, which "
+            "--help lists, and --hydra-help the flags"
+        )
+    if said.info:  # takes the word behind it for its own
+        return words
+    return [word for word in words if word not in said.overrides] + said.overrides
 
 
 def _leave_folder_to_first_rank() -> None:

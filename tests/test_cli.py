@@ -49,6 +49,20 @@ def test_looking_costs_no_torch(door, flags):
     assert done.returncode == 0, done.stderr
 
 
+def test_flags_may_stand_anywhere():
+    """Words on both sides of one are all heard."""
+    ends = [
+        run(str(ROOT / "train.py"), *words).stdout
+        for words in (
+            ("--cfg", "job", "seed=3", "data.batch_size=5", "-p", "data"),
+            ("seed=3", "--cfg", "job", "-p", "data", "data.batch_size=5"),
+        )
+    ]
+    assert ends[0] == ends[1]
+    assert "batch_size: 5" in ends[0]
+    assert "batch_size: 5" in run(str(ROOT / "train.py"), "data.batch_size=5", "--info").stdout
+
+
 def test_doors_open_from_any_folder(tmp_path):
     here = run(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path)
     installed = run("-m", "diffdict", "train", "--cfg", "job", cwd=tmp_path)
