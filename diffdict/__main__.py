@@ -53,6 +53,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     @functools.wraps(task)
     def job(cfg: DictConfig) -> float | None:
         started.append(True)
+        jobs.check_study(cfg.get("optimized_metric"))
         try:
             with _own_folder():
                 found = _found_before(task.__name__, cfg.get("ckpt_path"))
@@ -204,6 +205,8 @@ def _mistake(error: BaseException) -> str | None:
         return _options(str(error))
     if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
         return "-m runs a sweep and --cfg shows one run's config: leave one of them out"
+    if isinstance(error, ValueError) and "No trials are completed" in str(error):
+        return "No trial has given its number, so none is the best: what is said above it says why"
     return None
 
 

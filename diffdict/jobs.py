@@ -100,6 +100,27 @@ def _spoken(overrides: set[str]) -> str:
     return " ".join(sorted(overrides)) or "nothing instead"
 
 
+def check_study(optimized_metric: str | None) -> None:
+    """Nothing, or why a sweeper that chooses what comes next would wait for a number in vain."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    direction = hydra.sweeper.get("direction")
+    if hydra.mode != RunMode.MULTIRUN or direction is None:
+        return
+    if optimized_metric is None:
+        raise UserError(
+            f"hydra/sweeper={hydra.runtime.choices['hydra/sweeper']} chooses by a number that each "
+            "run ends with: say which, optimized_metric=test/fvu, and hydra.sweeper.direction="
+        )
+    if OmegaConf.is_list(direction):
+        raise UserError(
+            f"hydra.sweeper.direction={list(direction)} asks for several numbers, a run gives one "
+            f"(optimized_metric={optimized_metric}): hydra.sweeper.direction=minimize or maximize"
+        )
+
+
 def subject(cfg: DictConfig) -> str:
     """The one thing that evaluate works on: ckpt_path, runs or task."""
     from hydra.core.hydra_config import HydraConfig

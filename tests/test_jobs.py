@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,25 @@ def test_a_folder_is_made_by_the_mode_that_writes_there(tmp_path, monkeypatch):
     assert [jobs.fresh(RunMode.RUN, "RUN", own) for _ in "ab"] == [own, f"{own}-2"]
     (tmp_path / "file").touch()
     assert jobs.fresh("RUN", "RUN", f"{tmp_path}/file/now") == f"{tmp_path}/file/now"
+
+
+@pytest.mark.parametrize(
+    ("mode", "direction", "metric", "said"),
+    [
+        (RunMode.MULTIRUN, "minimize", None, "hydra/sweeper=optuna chooses by a number"),
+        (RunMode.MULTIRUN, ["minimize", "maximize"], "test/fvu", "a run gives one"),
+        (RunMode.MULTIRUN, "minimize", "test/fvu", None),
+        (RunMode.MULTIRUN, None, None, None),
+        (RunMode.RUN, "minimize", None, None),
+    ],
+)
+def test_a_study_is_told_its_number(monkeypatch, mode, direction, metric, said):
+    sweeper = {} if direction is None else {"direction": direction}
+    choices = {"choices": {"hydra/sweeper": "optuna"}}
+    hydra = OmegaConf.create({"mode": mode, "sweeper": sweeper, "runtime": choices})
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    with nullcontext() if said is None else pytest.raises(UserError, match=said):
+        jobs.check_study(metric)
 
 
 @pytest.fixture

@@ -125,6 +125,23 @@ def test_a_study_gets_what_was_found(swept, stored):
 
 
 @pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["sae.scale=choice(0.001)"], ["A dictionary has at least", "No trial has given"]),
+        (["sae.scale=choice(2)", "optimized_metric=null"], ["hydra/sweeper=optuna chooses by"]),
+    ],
+)
+def test_a_study_that_finds_nothing_says_so(stored, tmp_path, words, ours):
+    study = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1"]
+    asked = [*NET, *SAE, f"paths.features={stored}/features", *study, *words]
+    said = run("train", "-m", *asked, cwd=tmp_path, code=2)
+    lines = [line for line in said.splitlines() if line.startswith("train: ")]
+    assert len(lines) == len(ours), said
+    assert all(line.startswith(f"train: {word}") for line, word in zip(lines, ours, strict=True))
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
     ("flags", "kind", "tables"),
     [((), "run", ["table.csv"]), (("-m", "seed=0,1"), "sweep", ["0/table.csv", "1/table.csv"])],
 )
