@@ -79,7 +79,8 @@ def build(cfg: DictConfig) -> Run:
     model = make(cfg.model, facts)
     made = [make(node) for group in ("callbacks", "report") for node in _each(cfg, group)]
     callbacks = [one for one in made if isinstance(one, pl.Callback)]
-    own = [KeepConfig(cfg, facts), KeepResults(**_about(cfg), facts=facts), StopBetweenBatches()]
+    own = [KeepConfig(cfg, facts), KeepResults(**_about(cfg), facts=facts)]
+    own += [StopBetweenBatches(), checkpoints.ExactCounters()]
     loggers = [make(node) for node in _each(cfg, "logger")]
     parts = {"callbacks": [*callbacks, *own], "logger": loggers or False}
     parts["plugins"] = [checkpoints.WholeCheckpoints()]

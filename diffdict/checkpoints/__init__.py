@@ -1,5 +1,6 @@
 """Weights by name or path: fetched, verified, opened safely, fitted into a network, described."""
 
+from diffdict.checkpoints.counters import ExactCounters
 from diffdict.checkpoints.fit import load_into, load_strictly
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
@@ -9,6 +10,7 @@ from diffdict.checkpoints.whole import WholeCheckpoints, save_whole
 
 __all__ = [
     "Description",
+    "ExactCounters",
     "KeptRun",
     "Released",
     "Weights",

@@ -36,7 +36,7 @@ TASKS = {  # a run of seconds of each kind, with some dozens of checkpoints in i
         *("model.patience=20", "model.patience_from=2"),
     ),
     "diffusion": (
-        *(*QUIET, *SMALL, "dataset.train_pictures=18", "dataset.val_pictures=2", "test=false"),
+        *(*QUIET, *SMALL, "dataset.train_pictures=10", "dataset.val_pictures=2", "test=false"),
         *("data.batch_size=2", "data.num_workers=0", "data.flip=true", "callbacks.samples=null"),
         *("trainer.max_steps=28", f"{EVERY}=4", "model.warmup_steps=5", "model.ema_decay=0.9"),
     ),
