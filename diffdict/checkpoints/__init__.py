@@ -2,6 +2,7 @@
 
 from diffdict.checkpoints.counters import ExactCounters
 from diffdict.checkpoints.fit import load_into, load_strictly
+from diffdict.checkpoints.last import KeepLastStep
 from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
 from diffdict.checkpoints.resume import KeptRun, check_resumable, facts_of, kept_run, restore
@@ -11,6 +12,7 @@ from diffdict.checkpoints.whole import WholeCheckpoints, save_whole
 __all__ = [
     "Description",
     "ExactCounters",
+    "KeepLastStep",
     "KeptRun",
     "Released",
     "Weights",

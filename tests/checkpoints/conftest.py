@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader
 
-from diffdict.checkpoints import ExactCounters
+from diffdict.checkpoints import ExactCounters, KeepLastStep
 from diffdict.features.shuffle import ResumableLoader
 
 
@@ -108,7 +108,7 @@ def fit():
     def train(folder, stop=None, resume=None, judged=2, keep=None, callbacks=(), **limits):
         torch.manual_seed(0)
         options = {"save_last": True, "save_on_exception": True, **(keep or {})}
-        keeper = pl.callbacks.ModelCheckpoint(folder, "{step}", **options)
+        keeper = options.pop("keeper", KeepLastStep)(folder, "{step}", **options)
         module, stopped = Line(), Stop(stop)
         trainer = pl.Trainer(
             accelerator="cpu",

@@ -56,3 +56,23 @@ def test_a_training_stopped_again_and_again_is_the_straight_one(fit, tmp_path, n
             break
     assert len(sittings) > 2
     check(sittings, whole)
+
+
+@pytest.mark.parametrize("steps", range(1, 7))
+@pytest.mark.parametrize("every", [1, 2, 4, None])
+def test_a_training_that_ended_goes_on_to_a_later_end(fit, tmp_path, steps, every):
+    """An epoch that `max_steps` left in its midst is finished first, and is one."""
+    keep = {EVERY: every} if every else {}
+    whole = fit(tmp_path / "whole", keep=keep, max_steps=100)
+    fit(tmp_path, keep=keep, max_steps=steps)
+    last = tmp_path / "last.ckpt"
+    kept = torch.load(last, weights_only=True)
+    assert (kept["global_step"], kept["epoch"]) in [(steps, steps // 3), (steps, (steps - 1) // 3)]
+    again = fit(tmp_path, keep=keep, max_steps=steps, resume=last)
+    assert not again.told
+    assert torch.load(last, weights_only=True)["global_step"] == steps
+    rest = fit(tmp_path, keep=keep, max_steps=100, resume=last)
+    assert [what for what, *_ in rest.told].count("batch") == 6 - steps
+    assert rest.told == whole.told[len(whole.told) - len(rest.told) :]
+    assert torch.equal(rest.weight, whole.weight)
+    assert rest.epochs == 2

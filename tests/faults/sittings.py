@@ -26,7 +26,7 @@ TASKS = {  # a run of seconds of each kind, with some dozens of checkpoints in i
     "dictionary": (
         *(*QUIET, *SMALL, "dataset.train_pictures=8", "task=sae", "sae=batch_topk", "block=1"),
         *("sae.scale=4", "sae.k=4", "sae.dead_after=500", "data.batch_size=64", "test=false"),
-        *("data.val_pictures=1", "trainer.max_steps=162", "trainer.max_epochs=-1", f"{EVERY}=9"),
+        *("data.val_pictures=1", "trainer.max_steps=160", "trainer.max_epochs=-1", f"{EVERY}=9"),
         *("model.ema_decay=0.9", "model.decay=cosine", "callbacks.dictionary=null"),
     ),
     "ensemble": (
