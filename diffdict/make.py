@@ -1,6 +1,7 @@
 """From a config's node to the object that it describes, its keys and values checked first."""
 
 import inspect
+import re
 from copy import copy
 from types import NoneType
 from typing import get_args
@@ -80,4 +81,13 @@ def _check_types(node: DictConfig) -> None:
                 names = " or ".join(
                     sorted("null" if t is NoneType else t.__name__ for t in allowed)
                 )
-                raise UserError(f"{node._get_full_key(key)} must be {names}, got {value!r}")
+                raise UserError(
+                    f"{node._get_full_key(key)} must be {names}, got {value!r}{_follows(node, key)}"
+                )
+
+
+def _follows(node: DictConfig, key: str) -> str:
+    """Where a value is said, if it is another one's."""
+    said = str(OmegaConf.to_container(node, resolve=False)[key])
+    other = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", said)
+    return f", which is {other[1]}: say {other[1]}=…" if other else ""

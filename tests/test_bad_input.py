@@ -33,6 +33,7 @@ DIFFUSION = [*QUIET, *NET, "data.batch_size=2", "data.num_workers=0", "callbacks
 PIXELS = [*QUIET, *FACES, "backbone=pixels", "timestep=null", "block=pixels"]
 SAE = [*QUIET, *NET, *FACES, "task=sae", "block=1", "sae.scale=4", "sae.k=2"]
 TOKENS = ["data.batch_size=64", "data.val_pictures=1"]
+SYNTHETIC = "task=pixel_mlp data.source=live dataset=synthetic dataset.image_size=null"
 SETTINGS = {  # what stands before the words of a row
     "train": [*DIFFUSION, *FACES, "trainer.max_steps=2"],
     "train pictures": [*DIFFUSION, "data.batch_size=3", "dataset=folder", "dataset.image_size=16"],
@@ -268,6 +269,10 @@ ROWS = [
     ("train mlp", "data.batch_size=0", "got 0", "data.batch_size=1"),
     ("train mlp", "data.val_pictures=4", "4 of 4", "give 3 at most"),
     ("train mlp", "data.sae=mlp/last.ckpt", "mlp/last.ckpt", "dictionary/"),
+    *(
+        ("bare train", f"{SYNTHETIC} backbone={name}", f"backbone.{size}", "dataset.image_size=")
+        for name, size in (("pixels", "image_size"), ("mae", "img_size"))
+    ),
     ("train deeplab", "dataset=folder dataset.path=plain", "masks", "have none"),
     ("train deeplab", "dataset=synthetic", "samples/toy_faces_ddpm", "dataset.path="),
     # ---- pictures

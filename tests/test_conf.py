@@ -181,6 +181,13 @@ def test_a_typed_place_and_domain_win(backbone):
         assert cfg.backbone.checkpoint == f"{backbone}_lsun_cat"
 
 
+@pytest.mark.parametrize(("backbone", "key"), [("pixels", "image_size"), ("mae", "img_size")])
+def test_a_synthetic_set_has_the_size_of_its_real_one(backbone, key):
+    words = ["dataset=synthetic", f"backbone={backbone}"]
+    for own, size in ([], 64), (["dataset.real.image_size=32"], 32), (["dataset/real=folder"], 256):
+        assert composed("train", *words, *own).backbone[key] == size
+
+
 @pytest.mark.parametrize("dataset", SYNTHETIC)
 def test_a_published_synthetic_set_is_tested_on_its_real_one(dataset):
     cfg = composed("train", f"dataset={dataset}", "dataset.real.test_pictures=3")
