@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.backbones.guided_layers import Attention
 from diffdict.backbones.guided_unet import GuidedUNet, sinusoid
 from diffdict.diffusion.schedules import q_sample
 from diffdict.errors import UserError
@@ -320,22 +319,6 @@ def test_compiles_without_a_graph_break(mixed, recompute):
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     got.square().mean().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
-
-
-@pytest.mark.parametrize("learns", [True, False])
-def test_cudnn_attends_only_where_nothing_is_learned(monkeypatch, learns):
-    attend, allowed = F.scaled_dot_product_attention, []
-
-    def listen(*qkv):
-        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return attend(*qkv)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", listen)
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    with torch.set_grad_enabled(learns):
-        Attention(32, 1, new_order=False)(torch.randn(1, 32, 8, 8))
-    assert allowed == [before and not learns]
-    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 def test_recomputing_changes_no_gradient():
