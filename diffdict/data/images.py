@@ -1,7 +1,6 @@
 """Pictures in batches: order, random flips and crops, each rank's part, resume in mid-epoch."""
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from diffdict.data.pictures import nearest_index
+from diffdict.data.workers import seed_worker
 from diffdict.errors import UserError
 
 Sample = dict[str, Tensor | int]  # image, index; mask or label where the dataset has them
@@ -140,12 +140,6 @@ class _Batches:
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def seed_worker(worker: int) -> None:
-    """Python's and NumPy's generators follow the seed that torch gave this worker."""
-    random.seed(torch.initial_seed())
-    np.random.seed(torch.initial_seed() % 2**32)  # noqa: NPY002 - it is the global one we seed
 
 
 class EvaluationLoader:

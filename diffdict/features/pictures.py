@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffdict.backbones.base import Block
+from diffdict.data.workers import end_with_parent
 from diffdict.errors import UserError
 
 
@@ -70,6 +71,7 @@ class PictureLoader:
                 batch_size=None,
                 num_workers=workers,
                 collate_fn=_as_it_is,
+                worker_init_fn=end_with_parent,
                 generator=torch.Generator().manual_seed(0),  # leaves the global one alone
                 pin_memory=torch.cuda.is_available(),
             )
