@@ -3,16 +3,13 @@
 import errno
 import inspect
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -35,6 +32,7 @@ from diffdict.make import arguments, make, settled
 from diffdict.reports.runs.folders import find_runs, tables_beside
 from diffdict.reports.runs.results import KeepResults, write_results
 from diffdict.reports.runs.rows import print_rows
+from diffdict.stopping import StopBetweenBatches
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
@@ -160,48 +158,6 @@ class KeepConfig(pl.Callback):
         checkpoint["facts"] = self.facts
 
 
-class StopBetweenBatches(pl.Callback):
-    """Ctrl-C ends the run with the batch that it is at; pressed again, at once.
-
-    An interrupt in the middle of a batch may be swallowed by a destructor, or leave a loader's
-    workers half-made, and the run then waits for ever. Once the next batch is fetched, a training
-    that goes on would pass over it.
-    """
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes over SIGINT, where this is the main thread."""
-        self.asked, self.before = False, None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._ask)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives it back, unless Lightning has switched it off to end in peace."""
-        if self.before is not None and signal.getsignal(signal.SIGINT) == self._ask:
-            signal.signal(signal.SIGINT, self.before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        """Where a training stops; Lightning would log this batch only afterwards."""
-        if not self.asked:
-            return
-        every = trainer.log_every_n_steps
-        for logger in trainer.loggers if every and trainer.global_step % every == 0 else ():
-            logger.log_metrics(trainer.logged_metrics, step=trainer.global_step - 1)
-        raise KeyboardInterrupt
-
-    def on_validation_batch_start(self, *_: object) -> None:
-        """Where all else stops."""
-        if self.asked:
-            raise KeyboardInterrupt
-
-    on_test_batch_start = on_validation_batch_start
-    on_predict_batch_start = on_validation_batch_start
-
-
 def look(cfg: DictConfig) -> None:
     """`picture=PATH`: what a trained module says of one picture, without any data set."""
     check_asked(cfg, "evaluate")
@@ -242,10 +198,13 @@ def close(run: Run) -> Iterator[None]:
             _report(run)
         _table(run)
     except SIGTERMException:
-        print(f"\nStopped by SIGTERM.{_way_on(run)}", file=sys.stderr)
+        if run.trainer.is_global_zero:
+            print(f"\nStopped by SIGTERM.{_way_on(run)}", file=sys.stderr)
         sys.exit(143)
     except SystemExit as stop:
         if run.trainer.interrupted and stop.code == 1:  # how Lightning ends after Ctrl-C
+            if not run.trainer.is_global_zero:
+                sys.exit(130)
             raise KeyboardInterrupt(f"Stopped.{_way_on(run)}") from None
         raise
     except OSError as error:

@@ -1,19 +1,15 @@
 """FeatureWriter: the callback that plans an extraction, deals what is missing, and stores it."""
 
-import signal
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from subprocess import Popen
-from types import FrameType
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64, Shaped
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -46,7 +42,6 @@ class FeatureWriter(pl.Callback):
         self.open: dict[str, ShardWriter] = {}  # the shard being written, by stream
         self.pending: Future | None = None  # the batch being written
         self.children: list[Popen] = []  # the other ranks, where this process started them
-        self.stopped = threading.Event()
         self.pictures, self.started = 0, 0.0
 
     # ------------------------------------------------------------------ before
@@ -109,21 +104,7 @@ class FeatureWriter(pl.Callback):
     # ------------------------------------------------------------------ during
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes SIGTERM over from Lightning, whose predict ignores it."""
         self.started = time.perf_counter()
-        if trainer.received_sigterm:
-            self.stopped.set()
-        if threading.current_thread() is not threading.main_thread():
-            return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.stopped.set()
-            watched, self.children = self.children, list(self.children)
-            watched.clear()  # Lightning kills this process when it sees one of them end by a signal
-            for child in self.children:
-                child.send_signal(signal.SIGTERM)
-
-        signal.signal(signal.SIGTERM, stop)
 
     def on_predict_batch_end(
         self,
@@ -140,11 +121,6 @@ class FeatureWriter(pl.Callback):
         self.pending = self.pool.submit(self._store, outputs, batch, pictures)
         self.pictures += len(batch["index"])
         self._show_rate(trainer)
-        if self.stopped.is_set():
-            self._wait()
-            for child in self.children:
-                child.wait()
-            raise SIGTERMException(143)
 
     def _wait(self) -> None:
         """Until nothing is being written; what failed there is raised here."""

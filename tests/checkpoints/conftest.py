@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from diffdict.checkpoints import ExactCounters, KeepLastStep
 from diffdict.features.shuffle import ResumableLoader
+from diffdict.stopping import StopBetweenBatches
 
 
 class Numbers(ResumableLoader[torch.Tensor]):
@@ -113,7 +114,7 @@ def fit():
         trainer = pl.Trainer(
             accelerator="cpu",
             logger=False,
-            callbacks=[stopped, keeper, *callbacks, ExactCounters()],
+            callbacks=[stopped, keeper, *callbacks, StopBetweenBatches(), ExactCounters()],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

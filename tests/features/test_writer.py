@@ -1,6 +1,7 @@
 """Extraction end to end in one process: what is stored, resumed, shared out and refused."""
 
 import hashlib
+import signal
 
 import pytest
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from diffdict.features.noise import Noise
 from diffdict.features.pictures import ExtractionPictures
 from diffdict.features.store import FeatureStore
 from diffdict.features.writer import FeatureWriter
+from diffdict.stopping import StopBetweenBatches
 from diffdict.tasks.features import Features
 
 
@@ -234,12 +236,13 @@ def test_the_trainers_precision_may_not_contradict(tmp_path):
         trainer.predict(Features(unet(), 50, 0, Noise()), ExtractionPictures(faces))
 
 
-class Stop(pl.Callback):
-    """Asks for the end in the fourth batch, as SIGTERM does."""
+class Stop(StopBetweenBatches):
+    """SIGTERM in the fourth batch."""
 
     def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        super().on_predict_batch_start(trainer)
         if batch_idx == 3:
-            trainer.callbacks[0].stopped.set()
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_stopped_extraction_keeps_whole_shards_and_goes_on(tmp_path):
