@@ -1,6 +1,9 @@
-"""A signal ends what runs between two batches, whatever runs."""
+"""A signal ends what runs between two batches, whatever runs, and on how many ranks."""
 
+import multiprocessing
+import os
 import signal
+import socket
 
 import pytest
 import pytorch_lightning as pl
@@ -40,9 +43,9 @@ class Counted(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def run(verb, number, at, **how):
+def run(verb, number, at, times=1, pictures=4, trainer=pl.Trainer, **ranks):
     """What was done until it stopped, and what stopped it."""
-    trainer = pl.Trainer(
+    trainer = trainer(
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -50,17 +53,44 @@ def run(verb, number, at, **how):
         enable_model_summary=False,
         max_epochs=2,
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,
         callbacks=[StopBetweenBatches()],
+        **ranks,
     )
-    module = Counted(number, at, **how)
-    loader = torch.utils.data.DataLoader(torch.ones(4, 1))
+    module = Counted(number, at, times)
+    loaders = [torch.utils.data.DataLoader(torch.ones(n, 1)) for n in (4, pictures)]
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit) as stop:
-            getattr(trainer, verb)(module, *[loader] * (2 if verb == "fit" else 1))
+            getattr(trainer, verb)(module, *loaders[verb != "fit" :])
     finally:
         signal.signal(signal.SIGINT, before)
     return module.done, stop.value
+
+
+def both(*works):
+    """What two ranks tell, each at its own work; they have half a minute for it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    fork, ranks = multiprocessing.get_context("fork"), []
+
+    def take_part(rank, work, told):
+        shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        places = {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+        os.environ.update(shared | places | {"WORLD_SIZE": "2", "GROUP_RANK": "0"})
+        told.send(work())
+
+    for rank, work in enumerate(works):
+        listens, told = fork.Pipe(duplex=False)
+        ranks.append((fork.Process(target=take_part, args=(rank, work, told)), listens))
+        ranks[-1][0].start()
+    try:
+        assert all(listens.poll(30) for _, listens in ranks)
+        return [listens.recv() for _, listens in ranks]
+    finally:
+        for process, _ in ranks:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -87,3 +117,49 @@ def test_ctrl_c_again_ends_it_at_once_and_sigterm_as_before():
     assert run("predict", signal.SIGINT, ("predict", 1), times=2)[0] == ["predict"]
     found, stop = run("predict", signal.SIGTERM, ("predict", 1), times=3)
     assert (found, stop.code) == (["predict"] * 2, 143)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("verb", "at", "done"),
+    [
+        ("fit", ("train", 1), (["train"] * 2, ["train"] * 2)),
+        ("fit", ("validate", 5), (["train"] * 4 + ["validate"] * 2,) * 2),
+        ("test", ("test", 1), (["test"] * 2,) * 2),
+        (
+            "fit",
+            ("validate", 7),  # the last one of this rank: the other has more
+            (
+                [*["train"] * 4, *["validate"] * 6, "train"],
+                [*["train"] * 4, *["validate"] * 4, "train"],
+            ),
+        ),
+    ],
+)
+def test_two_ranks_end_together_when_one_is_told(verb, at, done, number):
+    never = ("train", -1)
+
+    def work(at, pictures):
+        found, stop = run(verb, number, at, pictures=pictures, strategy="ddp", devices=2)
+        return found, stop.code
+
+    code = 143 if number == signal.SIGTERM else 1
+    found = both(lambda: work(never, 6), lambda: work(at, 4))
+    assert found == [(one, code) for one in done]
+
+
+class OneOfTwo(pl.Trainer):
+    """A trainer that takes itself for one of two ranks."""
+
+    world_size = 2
+
+
+def test_ctrl_c_again_ends_a_rank_at_once():
+    """Without a word to the others, which might be anywhere."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run("predict", signal.SIGINT, ("predict", 1), times=2, trainer=OneOfTwo)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGINT

@@ -1,5 +1,6 @@
 """Two ranks that are stopped leave together: at one step, with one checkpoint, in a moment."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,14 @@ def ranks(folder: Path, door: str, *words: str) -> list[Sitting]:
         return lambda: os.environ.update(own)
 
     return [Sitting(folder, door, *words, before=become(rank)) for rank in "01"]
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_for_ever():
+    """A rank that hangs is no reason for the tests to."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def train(folder: Path) -> list[Sitting]:
@@ -92,11 +102,15 @@ def test_a_signal_to_everything_that_lightning_started(straight, tmp_path):
         text=True,
         start_new_session=True,
     )
-    while not step(tmp_path / "run"):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=20)[0]
+    try:
+        while not step(tmp_path / "run"):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate(timeout=20)[0]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143, said
     check_stopped(tmp_path, 0, said)
     seen, whole = losses(tmp_path / "run"), losses(straight)
