@@ -239,7 +239,7 @@ def test_one_of_them_goes_on_alone(dictionaries, stored):
         ("sae.k=500", "sae.k must lie in 1..64, the number of latents, got 500"),
         ("sae.k=2.5", "sae.k must be int, got 2.5"),
         ("sae.scale=0.001", "at least 1 latent, got sae.scale=0.001 of 32 dimensions"),
-        ("+sae.nonsense=1", "sae.nonsense is unknown"),
+        ("+sae.nonsense=1", "sae.nonsense is no setting of"),
         ("timestep=60", "Make them: python extract.py dataset=toy_faces timestep=60 block=1"),
         ("data.batch_size=2000", "1792 training tokens fill no batch of 2000"),
         ("ckpt_path=both/last.ckpt", "learned with sae.scale=[2, 4], here it is 2"),
