@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 CODE = {signal.SIGTERM: 143, signal.SIGINT: 130}
 TRAIN = (
     *(*TASKS["diffusion"], "trainer=ddp_sim", "data.num_workers=1"),
-    *("trainer.max_steps=20", "trainer.check_val_every_n_epoch=4", f"{EVERY}=3"),
+    *("trainer.max_steps=14", "trainer.check_val_every_n_epoch=4", f"{EVERY}=3"),
 )
 
 
@@ -71,11 +71,7 @@ def check_stopped(folder: Path, before: int, said: str) -> None:
 
 def test_a_training_stopped_on_all_ranks_or_one_goes_on_bit_by_bit(straight, tmp_path):
     run = tmp_path / "run"
-    for number, whom in (
-        (signal.SIGTERM, (0,)),
-        (signal.SIGTERM, (1,)),
-        (signal.SIGINT, (0, 1)),
-    ):
+    for number, whom in ((signal.SIGTERM, (1,)), (signal.SIGINT, (0, 1))):
         before, both = step(run), train(tmp_path)
         both[0].until(lambda before=before: step(run) > before)
         for rank in whom:
