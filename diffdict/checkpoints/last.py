@@ -15,7 +15,8 @@ class KeepLastStep(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is kept as one of the best by a figure of another step."""
-        if not self.save_last or self._should_skip_saving_checkpoint(trainer):
+        kept = self._last_checkpoint_saved and self._last_global_step_saved == trainer.global_step
+        if not self.save_last or trainer.fast_dev_run or kept:
             return
         figures = self._monitor_candidates(trainer)
         if self.monitor is None:
