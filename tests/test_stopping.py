@@ -69,7 +69,7 @@ def run(verb, number, at, times=1, pictures=4, trainer=pl.Trainer, **ranks):
 
 
 def both(*works):
-    """What two ranks tell, each at its own work; they have half a minute for it."""
+    """What two ranks tell, each at its own work; they have two minutes for it."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -86,7 +86,7 @@ def both(*works):
         ranks.append((fork.Process(target=take_part, args=(rank, work, told)), listens))
         ranks[-1][0].start()
     try:
-        assert all(listens.poll(30) for _, listens in ranks)
+        assert all(listens.poll(120) for _, listens in ranks)
         return [listens.recv() for _, listens in ranks]
     finally:
         for process, _ in ranks:
