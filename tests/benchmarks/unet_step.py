@@ -43,7 +43,7 @@ class EinsumAttention(Attention):
 def network(device: str, attention: type, memory: torch.memory_format) -> GuidedUNet:
     """The toy U-Net with fresh, equal weights."""
     torch.manual_seed(0)
-    flags = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    flags = OmegaConf.to_container(OmegaConf.load(CONFIG).backbone)
     net = GuidedUNet(**{k: v for k, v in flags.items() if k not in ("_target_", "checkpoint")})
     for module in net.modules():
         if isinstance(module, Attention):
