@@ -104,6 +104,7 @@ class FeatureWriter(pl.Callback):
     # ------------------------------------------------------------------ during
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The clock starts with the first batch."""
         self.started = time.perf_counter()
 
     def on_predict_batch_end(
