@@ -2,22 +2,28 @@
 
 from omegaconf import DictConfig
 
-from diffdict.__main__ import door
+from diffdict.cli.door import door
 
 
 @door
 def evaluate(cfg: DictConfig) -> float | None:
-    from diffdict.jobs import report_on, subject
+    from diffdict.cli.evaluated import report_on, subject
 
     works_on = subject(cfg)
     if works_on == "runs":
         return report_on(cfg)
-    from diffdict.composed import trained  # torch waits until here: --help stays quick
-    from diffdict.run import build, close, look
+    from diffdict.run.build import build  # torch waits until here: --help stays quick
+    from diffdict.run.close import close
+    from diffdict.run.dictionary_facts import with_dictionary
+    from diffdict.run.look import look
+    from diffdict.run.rewrite import checkpoint_config, published, with_labeller
 
     if cfg.picture is not None:
-        return look(trained(cfg))
-    run = build(trained(cfg) if works_on == "ckpt_path" else cfg)
+        return look(checkpoint_config(cfg))
+    if works_on == "ckpt_path":
+        run = build(checkpoint_config(cfg))
+    else:
+        run = build(published(with_dictionary(with_labeller(cfg))))
     kept = {"ckpt_path": cfg.ckpt_path, "weights_only": True}
     with close(run):
         run.trainer.test(run.model, run.data, verbose=False, **kept)

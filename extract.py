@@ -1,16 +1,18 @@
-"""Extract: data from a trained network: stored features, samples."""
+"""Extract: data from a trained network: stored features, samples, inverted pictures."""
 
 from omegaconf import DictConfig
 
-from diffdict.__main__ import door
+from diffdict.cli.door import door
 
 
 @door
 def extract(cfg: DictConfig) -> None:
-    from diffdict.composed import labelled  # torch waits until here: --help stays quick
-    from diffdict.run import build, close
+    from diffdict.run.build import build  # torch waits until here: --help stays quick
+    from diffdict.run.close import close
+    from diffdict.run.dictionary_facts import with_dictionary
+    from diffdict.run.rewrite import with_labeller, with_stored_noise
 
-    run = build(labelled(cfg))
+    run = build(with_stored_noise(with_labeller(with_dictionary(cfg))))
     with close(run):
         run.trainer.predict(run.model, run.data, return_predictions=False)
 

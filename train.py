@@ -2,13 +2,14 @@
 
 from omegaconf import DictConfig
 
-from diffdict.__main__ import door
+from diffdict.cli.door import door
 
 
 @door
 def train(cfg: DictConfig) -> float | None:
-    from diffdict.composed import resumed  # torch waits until here: --help stays quick
-    from diffdict.run import build, close
+    from diffdict.run.build import build  # torch waits until here: --help stays quick
+    from diffdict.run.close import close
+    from diffdict.run.rewrite import resumed
 
     cfg = resumed(cfg)
     run = build(cfg)

@@ -1,33 +1,33 @@
 """From a picture to concepts: a learned dictionary with the backbone that it looks through."""
 
-from collections.abc import Mapping
-from functools import cached_property
-from importlib import import_module
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
-from diffdict import checkpoints
-from diffdict.backbones.base import Backbone
+from diffdict.backbones.carded import carded_backbone
 from diffdict.data.pictures import fit_picture
-from diffdict.errors import UserError, one_line
-from diffdict.features.looking import Shown, open_picture
+from diffdict.diffusion.objectives import Objective
+from diffdict.diffusion.pairs import Branch, draw_pairs, level_of, redraw_pairs, window_level
+from diffdict.diffusion.samplers import noiseless, own_noise
+from diffdict.errors import UserError, at_least
 from diffdict.features.noise import Noise
-from diffdict.features.pool import LivePool
+from diffdict.features.one_picture import OnePicture, open_picture
 from diffdict.features.sources import LiveSource
-from diffdict.sae import kept
+from diffdict.features.tokens.pool import LivePool
 from diffdict.sae.base import Sae
+from diffdict.sae.card import read_dictionary
 from diffdict.sae.sparse import Codes
+from diffdict.tasks.studied_dictionary import StudiedDictionary
 
-ROOM = "diffdict.backbones."  # nothing else is ever built at a card's word
-Picture = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]
+STEPS, LEVEL = 50, 400  # of a chain that steers; the timestep to which a picture is inverted
+PictureInput = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]
 
 
 class Seen(NamedTuple):
@@ -36,6 +36,13 @@ class Seen(NamedTuple):
     codes: Codes  # a token for each position, row after row
     maps: Float[Tensor, "latents height width"]  # the same codes, where they are
     grid: tuple[int, int]
+
+
+class Steered(NamedTuple):
+    """The same pictures without and with the change, in [-1, 1]."""
+
+    off: Float[Tensor, "pictures 3 side side"]
+    on: Float[Tensor, "pictures 3 side side"]
 
 
 class Dictionary:
@@ -50,17 +57,14 @@ class Dictionary:
     def load(
         cls, path: str | Path, name: str | None = None, device: str | torch.device = "cpu"
     ) -> "Dictionary":
-        """From an exported folder, a run's folder, a checkpoint of task=sae, or an ae.pt.
+        """From an exported folder, a run's folder, a checkpoint of task=sae, or another's file.
 
         `name` chooses among dictionaries that were learned side by side: scale20.
         """
-        sae, card = kept.load(path, name)
-        if card is None:
-            card = _card_of(checkpoints.config_of(path), Path(path))
-        return cls(sae, card, device)
+        return cls(*read_dictionary(path, name), device)
 
     @torch.no_grad()
-    def encode(self, picture: Picture, *, stream: str | None = None, index: int = 0) -> Seen:
+    def encode(self, picture: PictureInput, *, stream: str | None = None, index: int = 0) -> Seen:
         """The codes of a picture, prepared and noised as those that the dictionary learned from.
 
         `stream` (t0150-b06) says what to look at where several were stacked in training; `index` is
@@ -88,25 +92,57 @@ class Dictionary:
         """The raw tokens that codes stand for."""
         return self.sae.decode(codes)
 
+    @torch.no_grad()
+    def steer(
+        self,
+        latents: Sequence[int],
+        amount: float | int = -2.0,
+        *,
+        picture: PictureInput | None = None,
+        number: int = 8,
+        seed: int = 0,
+        window: Sequence[int] | None = None,
+        where: Tensor | None = None,
+    ) -> Steered:
+        """Pictures drawn with these latents' codes × amount, beside the same ones left alone.
+
+        `number` of them from noise; or `picture`, inverted to timestep 400 and drawn again. Latents
+        are named by their numbers in the tables and last.ckpt, whichever was loaded. `window`:
+        [from, to) in timesteps. `where`: a mask of the picture's size.
+        """
+        at_least(1, "steer", number=number)
+        net, process = self.studied.net, self.studied.net.process
+        edits = self.studied.edits(latents, "scale", amount, where=where, window=window)
+        sampler, objective = noiseless(process, STEPS), Objective(net.predict, "fixed_small")
+        noise = own_noise(seed, range(number), (3, net.image_size, net.image_size))
+        classes = net.condition.classes
+        if classes is not None and picture is not None:
+            raise UserError(f"{net.name} is told a picture's class: steer samples, with number=")
+        given = None if classes is None else torch.arange(number, device=self.device) % classes
+        plain, changed = (partial(net, given=given, edits=edit) for edit in (None, edits))
+        start = None if picture is None else level_of(LEVEL, sampler, process)
+        branch = [Branch(changed, window_level(window, sampler, process, start))]
+        if start is not None:
+            image = self._prepared(picture)[None].to(self.device)
+            pair = redraw_pairs(
+                plain, branch, image, process, sampler, objective=objective, level=start
+            )
+        else:
+            x = process.start(noise(STEPS).to(self.device))
+            pair = draw_pairs(plain, branch, x, process, sampler, objective=objective, noise=noise)
+        return Steered(*(x.float().clamp(-1, 1) for x in (pair.off, pair.on[0])))
+
+    @cached_property
+    def studied(self) -> StudiedDictionary:
+        """The dictionary beside its network, with the latents' numbers of training."""
+        return StudiedDictionary(self.sae, self.card, self.source.net)
+
     @cached_property
     def source(self) -> LiveSource:
         """The backbone at work, as in training."""
-        needed = ("backbone", "timestep", "block")
-        if missing := [key for key in needed if key not in self.card]:
-            raise UserError(
-                f"This dictionary's card does not say its {', '.join(missing)}, so pictures cannot "
-                f"be encoded: give tokens to .sae.encode, or load an export of train.py"
-            )
-        net = build_backbone(self.card["backbone"])
-        known = self.card.get("backbone_sha256")
-        if known not in (None, net.sha256):
-            raise UserError(
-                f"The dictionary was learned on {net.name} with the weights {known[:12]}…, "
-                f"checkpoint={self.card['backbone'].get('checkpoint')} holds {net.sha256[:12]}…: "
-                f"put the right weights there"
-            )
+        net = carded_backbone(self.card)
         return LiveSource(
-            Shown(self.card.get("image_size") or net.image_size),
+            OnePicture(self.card.get("image_size") or net.image_size),
             net,
             self.card["timestep"],
             self.card["block"],
@@ -115,7 +151,7 @@ class Dictionary:
             device=self.device,
         )
 
-    def _prepared(self, picture: Picture) -> Float[Tensor, "3 side side"]:
+    def _prepared(self, picture: PictureInput) -> Float[Tensor, "3 side side"]:
         """The picture's middle square at the size that was learned on, in [-1, 1]."""
         side = self.source.dataset.image_size
         if isinstance(picture, Tensor):
@@ -137,44 +173,3 @@ class Dictionary:
             held = f"one of {', '.join(names)}" if names else "left out: there is one"
             raise UserError(f"stream= must be {held}, got {wanted!r}")
         return names.index(wanted) if wanted else 0
-
-
-def build_backbone(node: object) -> Backbone:
-    """The backbone that a resolved config node describes, and nothing but a backbone."""
-    target = node.get("_target_") if isinstance(node, Mapping) else None
-    if not isinstance(target, str) or not target.startswith(ROOM):
-        raise UserError(
-            f"The card's backbone is refused: its _target_ must lie in {ROOM}*, got {target!r}. "
-            f"A dictionary from elsewhere works on tokens: .sae.encode"
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        made = getattr(import_module(module), name)
-        if not (isinstance(made, type) and issubclass(made, Backbone)):
-            raise TypeError(f"{name} is no backbone")
-        return made(**{key: value for key, value in node.items() if key != "_target_"})
-    except UserError:
-        raise
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"The card's backbone cannot be built: {one_line(error)}") from error
-
-
-def _card_of(config: dict, path: Path) -> dict:
-    """What `encode` needs to know, out of a run's unresolved config."""
-    places = {key: key for key in ("backbone", "timestep", "block", "noise")}
-    places |= {"mix": "data.mix", "image_size": "dataset.image_size", "dataset": "dataset.name"}
-    try:
-        whole = OmegaConf.create(config)
-        chosen = {key: OmegaConf.select(whole, place) for key, place in places.items()}
-        chosen = {
-            key: OmegaConf.to_container(value, resolve=True)
-            if OmegaConf.is_config(value)
-            else value
-            for key, value in chosen.items()
-        }
-    except OmegaConfBaseException as error:
-        raise UserError(
-            f"The config in {path} cannot be resolved here ({one_line(error)}): load the folder "
-            f"dictionary/ that the run wrote beside it"
-        ) from error
-    return {key: value for key, value in chosen.items() if value is not None or key == "timestep"}

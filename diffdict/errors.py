@@ -1,6 +1,8 @@
-"""What a user can mend, said in one line."""
+"""What a user can mend, said in one line, with settings and commands that can be typed."""
 
 import re
+import shlex
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -10,9 +12,50 @@ class UserError(ValueError):
     """
 
 
+def at_least(least: int, node: str, **values: int | None) -> None:
+    """Nothing, or the first setting of this config node that is smaller; None is no number."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            setting = f"{node}.{name}"
+            raise UserError(f"{setting} is at least {least}, got {value}: {setting}={least}")
+
+
 def one_line(error: BaseException) -> str:
     """The error as a single line of text; of a loader's worker what it said, not where."""
     said = str(error)
     if said.startswith("Caught ") and "Original Traceback" in said:
         said = re.split(r"\n(?:\w+\.)+\w*Error: ", said)[-1]
     return " ".join(said.split()) or type(error).__name__
+
+
+def override(key: str, value: object) -> str:
+    """`key=value` as Hydra reads it, quoted where it has to be."""
+    return f"{key}={_value(value)}"
+
+
+def command(*words: str) -> str:
+    """The words as a shell takes them."""
+    safe = re.compile(r"[~+]?[\w@%+=:,./…\[\]-]+")
+    return " ".join(word if safe.fullmatch(word) else shlex.quote(word) for word in words)
+
+
+def _value(value: object) -> str:
+    """By Hydra's grammar: words that are no other thing stand as they are, all else is quoted."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return "[" + ",".join(map(_value, value)) + "]"
+    said = str(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./+-]*", said, re.ASCII)
+    if isinstance(value, int | float):
+        return said
+    if plain and said.lower() not in ("null", "true", "false", "nan", "inf"):
+        return said
+    return "'" + re.sub(r"(\\*)('|$)", _escaped, said) + "'"
+
+
+def _escaped(match: re.Match) -> str:
+    """A quote, and backslashes before a quote, which Hydra would take for escapes."""
+    return match[1] * 2 + (f"\\{match[2]}" if match[2] else "")

@@ -9,13 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-settings.register_profile("house", deadline=None, derandomize=True)  # no test times anything
+settings.register_profile(  # no test times anything
+    "house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("house")
 GOLDEN = Path(__file__).parent / "golden"
+pytest_plugins = ["tests.isolation"]
 
 
 class Golden(NamedTuple):
@@ -103,7 +106,15 @@ def sweep(tmp_path):
     Keys with a slash are what was measured, all others what was typed.
     """
 
-    def write(*jobs: dict, task="sae", name="sweep", classes=("sky", "sea"), maps=(), **config):
+    def write(
+        *jobs: dict,
+        task="sae",
+        name="sweep",
+        classes=("sky", "sea"),
+        maps=(),
+        cells=(),
+        **config,
+    ):
         for number, job in enumerate(jobs):
             metrics = {key: value for key, value in job.items() if "/" in key}
             typed = {key: value for key, value in job.items() if "/" not in key}
@@ -117,7 +128,7 @@ def sweep(tmp_path):
                 "config": nested({key: v for key, v in typed.items() if key != "sae"}, shared),
                 "facts": {"class_names": list(classes), "maps": list(maps)},
                 "metrics": metrics,
-                "tables": {},
+                "tables": {"cells": list(cells)} if cells else {},
             }
             folder = tmp_path / name / str(number)
             (folder / ".hydra").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """conf/ says only what the code understands, and everything in it composes."""
 
 import inspect
+import re
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -11,13 +12,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
 from diffdict import checkpoints
-from diffdict.__main__ import folder
-from diffdict.make import arguments, settled
+from diffdict.cli.paths import folder
+from diffdict.errors import UserError
+from diffdict.run.instantiate import arguments, drop_unset
 
 CONF = Path(folder("conf"))
 GROUPS = [
     "backbone",
     "callbacks",
+    "condition",
     "data",
     "dataset",
     "debug",
@@ -27,6 +30,7 @@ GROUPS = [
     "logger",
     "paths",
     "report",
+    "representation",
     "sae",
     "sampler",
     "task",
@@ -34,8 +38,16 @@ GROUPS = [
 ]
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_", "defaults"}
 TASKS = {
-    "train": ["diffusion", "pixel_mlp", "sae"],
-    "extract": ["features", "samples"],
+    "train": [
+        "diffusion",
+        "direction",
+        "latent_diffusion",
+        "linear_probe",
+        "pdae",
+        "pixel_mlp",
+        "sae",
+    ],
+    "extract": ["features", "invert", "samples", "steering"],
 }
 SWEEPS = sorted(Path(folder("sweeps"), "sweep").glob("*.yaml"))
 takes = cache(arguments)  # asked thousands of times
@@ -115,8 +127,44 @@ def test_every_task_dataset_and_backbone_compose(door, task, dataset, backbone):
     if "image_size" in cfg.dataset:  # else it is that of the real pictures behind it
         OmegaConf.to_container(cfg.backbone, resolve=True, throw_on_missing=True)
     if backbone in RELEASED and task != "diffusion":
-        assert cfg.backbone.checkpoint == f"{backbone}_{DOMAINS.get(dataset, 'imagenet')}"
-        assert cfg.backbone.checkpoint in {*checkpoints.released(), "mae_imagenet"}
+        assert (
+            cfg.backbone.checkpoint
+            == f"{backbone}_{DOMAINS.get(dataset.removesuffix('_drawn'), 'imagenet')}"
+        )
+        assert cfg.backbone.checkpoint in {*checkpoints.releases(), "mae_imagenet"}
+
+
+@pytest.mark.parametrize("backbone", RELEASED)
+@pytest.mark.parametrize("dataset", ["toy_faces", "folder", "synthetic"])
+def test_the_way_out_of_a_domain_without_weights_composes(backbone, dataset):
+    words = [f"dataset={dataset}", f"backbone={backbone}", "task=sae"]
+    cfg = composed("train", *words, *([] if backbone == "mae" else ["domain=cars"]))
+    with pytest.raises(UserError) as told:
+        checkpoints.resolve(cfg.backbone.checkpoint)
+    way_out = re.search(r"(domain=\S+) (dataset\.image_size=\S+)", str(told.value)).groups()
+    mended = composed("train", *words, *way_out).backbone
+    assert mended.checkpoint in checkpoints.releases()
+    assert mended.get("img_size", mended.get("image_size")) == 256
+
+
+PUBLISHED = ([50, 150, 250], [5, 6, 7, 8, 12])
+
+
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        ([], PUBLISHED),
+        (["backbone=guided_unet", "backbone.checkpoint=my.pt"], PUBLISHED),
+        (["backbone=ffhq"], PUBLISHED),
+        (["dataset=folder", "dataset.path=pictures"], PUBLISHED),
+        (["backbone=guided_unet", "timestep=10", "block=[3]"], (10, [3])),
+        (["backbone=toy_ddpm"], (50, 4)),  # which has no block 12
+        (["backbone=pixels"], (None, "pixels")),
+    ],
+)
+def test_an_experiment_keeps_its_places_in_networks_of_one_kind(words, places):
+    cfg = composed("train", "experiment=few_shot", *words)
+    assert (cfg.timestep, cfg.block) == places
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -147,12 +195,35 @@ def test_a_typed_dataset_reaches_evaluate(dataset):
 def test_probes_are_swept_over_any_pictures_and_network(word):
     cfg = composed("evaluate", "task=probe_sweep", word)
     with open_dict(cfg):
-        cfg.data = settled(cfg.data)  # as a run does
+        cfg.data = drop_unset(cfg.data)  # as a run does
     check_keys(cfg, word)
     group, _, name = word.partition("=")
     assert cfg.hydra.runtime.choices[group] == name
     assert (cfg.dataset.name is not None, cfg.block, len(cfg.timestep)) == (True, "all", 7)
     assert set(cfg.report) == {"heatmap"}
+
+
+@pytest.mark.parametrize("word", ["dataset=cifar10", "dataset=npz", "backbone=ddae_small"])
+def test_distances_are_fid_unless_another_network_is_typed(word):
+    cfg = composed("evaluate", "task=fid", word)
+    with open_dict(cfg):
+        cfg.data = drop_unset(cfg.data)  # as a run does
+    check_keys(cfg, word)
+    place = (11, 6) if "backbone" in word else (None, 2048)
+    assert (cfg.timestep, cfg.block, cfg.data.test_split) == (*place, "train")
+    chosen = word.partition("backbone=")[2] or "inception"
+    assert cfg.hydra.runtime.choices.backbone == chosen
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "npz", "tiny_imagenet"])
+@pytest.mark.parametrize("task", ["noisy_classifier", "noisy_classifier_wrn"])
+def test_noisy_pictures_of_any_set_are_classified(task, dataset):
+    cfg = composed("train", f"task={task}", f"dataset={dataset}")
+    check_keys(cfg, f"{task} {dataset}")
+    assert (cfg.timestep, cfg.data.val_share, cfg.dataset.name) == (None, None, dataset)
+    whole = task.endswith("wrn")
+    assert (cfg.backbone.name == "wide_resnet", cfg.block is None) == (whole, whole)
+    assert composed("train", f"task={task}", "backbone=ddae_small").backbone.name == "ddae_small"
 
 
 def test_what_is_typed_wins_over_what_a_probe_sweep_brings():
@@ -166,7 +237,7 @@ def test_a_dataset_brings_its_backbone_and_that_its_place(dataset):
     cfg = composed("extract", f"dataset={dataset}")
     chosen = cfg.hydra.runtime.choices.backbone
     assert chosen in options("backbone")
-    assert set(cfg.noise) == {"shared", "seed", "draws"}
+    assert set(cfg.noise) == {"shared", "seed", "draws", "device"}
     own = OmegaConf.load(CONF / "backbone" / f"{chosen}.yaml")
     assert (cfg.timestep, cfg.block) == (own.timestep, own.block)
     assert not {"timestep", "block"} & set(OmegaConf.load(CONF / "dataset" / f"{dataset}.yaml"))

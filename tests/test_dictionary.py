@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from diffdict.backbones.carded import build_backbone
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.toy_faces import ToyFaces
-from diffdict.dictionary import Dictionary, build_backbone
+from diffdict.dictionary import Dictionary
 from diffdict.errors import UserError
 from diffdict.features.tokens import TokenDataModule
 from diffdict.sae import saelens
@@ -45,8 +46,8 @@ def streamed(node, **asked):
     """The tokens of a training, its facts, and the card that it would write."""
     backbone = build_backbone(node)
     data = TokenDataModule(
-        partial(ToyFaces, image_size=16, train_pictures=3),
-        backbone,
+        dataset=partial(ToyFaces, image_size=16, train_pictures=3),
+        backbone=backbone,
         source="live",
         dtype="fp32",
         val_pictures=0,
@@ -279,3 +280,38 @@ def test_the_ten_lines(tmp_path, monkeypatch):
     assert Image.open("latent.png").size == (256, 256)
     assert len(codes.values) <= 2 * grid[0] * grid[1]
     assert dictionary.card["dataset"] == "toy_faces"
+
+
+# ------------------------------------------------------------------ steering
+
+
+def test_pictures_are_steered_by_the_numbers_of_training(unet, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffdict.dictionary.STEPS", 4)
+    data, card = streamed(unet, timestep=300, block=0)
+    sae = TopK(data.facts["d_in"], data.facts["mean"], data.facts["scale"], latents=40, k=4).eval()
+    sae.frequency.copy_(torch.rand(40, generator=torch.Generator().manual_seed(1)))
+    saelens.export(sae, tmp_path / "out", card)
+    dictionary = Dictionary.load(tmp_path / "out")
+    latents = list(range(12))
+    off, on = dictionary.steer(latents, number=2)
+    assert off.shape == on.shape == (2, 3, 16, 16)
+    assert not torch.equal(off, on)
+    own = Dictionary(sae, card).steer(latents, number=2)
+    assert torch.equal(own.off, off)
+    torch.testing.assert_close(own.on, on, rtol=0, atol=1e-3)
+    assert torch.equal(dictionary.steer(latents, 1, number=2).on, off)
+    assert torch.equal(dictionary.steer([], number=2).on, off)
+    late = dictionary.steer(latents, number=2, window=(0, 100))
+    assert not torch.equal(late.on, on)
+    picture = ToyFaces(image_size=16)[0]["image"]
+    back = dictionary.steer(latents, picture=picture, where=torch.ones(16, 16))
+    assert back.off.shape == back.on.shape == (1, 3, 16, 16)
+    assert not torch.equal(back.off, back.on)
+    for settings, words in (
+        ({"number": 0}, "number is at least 1"),
+        ({"window": (301, 302)}, "holds no step of this chain"),
+        ({"where": torch.ones(5, 5)}, "the map's size"),
+        ({"latents": [40]}, "latents 0 to 39, got 40"),
+    ):
+        with pytest.raises(UserError, match=words):
+            dictionary.steer(**{"latents": latents, **settings})

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from tests.processes import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 NET = [  # a network of seconds
     *("backbone.num_channels=32", "backbone.channel_mult=[1,1]", "backbone.num_res_blocks=1"),
@@ -37,7 +39,7 @@ def start(door: str, *words: str, cwd: Path) -> subprocess.Popen:
 
 def run(door: str, *words: str, cwd: Path, code: int = 0) -> str:
     process = start(door, *words, cwd=cwd)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, out + err
     return out + err
 
@@ -155,7 +157,7 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(
     words = [*flags, f"runs={swept[1]}", "report=table", f"hydra.{kind}.dir='{now}'"]
     both = [start("evaluate", *words, cwd=tmp_path) for _ in range(2)]
     for process in both:
-        said = "".join(process.communicate(timeout=60))
+        said = "".join(process.communicate(timeout=PATIENCE))
         assert process.returncode == 0, said
     (day,) = tmp_path.glob("*/*")
     assert {folder.name for folder in day.iterdir()} == {"12-00-00", "12-00-00-2"}
@@ -204,6 +206,15 @@ def test_a_job_of_two_ranks_goes_on(stored):
     said = run("train", "-m", *words, cwd=stored)
     assert said.count(f"Goes on from {stored / 'ranks/0/last.ckpt'}") == 1
     assert results(stored / "ranks/0")["metrics"] == before["metrics"]
+
+
+@pytest.mark.faults
+def test_a_failed_job_of_two_ranks_ends_no_other(stored):
+    """Lightning would end the whole sweep, once it saw that the failed job's rank had ended."""
+    words = [*NET[:-1], *SAE, "trainer=ddp_sim", "hydra.sweep.dir=failing", "sae.scale=2"]
+    said = run("train", "-m", *words, "data.batch_size=100000,128", cwd=stored, code=2)
+    assert f"1 of 2 jobs failed ({stored / 'failing/0'} data.batch_size=100000)" in said
+    assert results(stored / "failing/1")["metrics"]
 
 
 @pytest.mark.faults

@@ -32,7 +32,8 @@ class WideLinear(nn.Linear):
     @no_type_check
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        weight = self.weight.to(dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
         if x.is_meta:  # which has no autocast
             return F.linear(x.to(dtype), weight, bias)
         with torch.autocast(x.device.type, enabled=False):
@@ -184,7 +185,7 @@ class Layers(nn.Sequential):
 
 
 @no_type_check
-def sinusoid(t: Tensor, width: int) -> Tensor:
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Cosines, then sines, of the timestep at geometric frequencies; an odd width ends in 0."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=t.device)

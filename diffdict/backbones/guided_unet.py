@@ -1,13 +1,15 @@
 """Guided-diffusion's U-Net (Dhariwal & Nichol 2021): its flags, its state dicts, its features."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffdict.backbones.base import Backbone, Block
+from diffdict.backbones.base import Block, Timestep
+from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
 from diffdict.backbones.guided_layers import (
     GROUPS,
     Attention,
@@ -18,10 +20,10 @@ from diffdict.backbones.guided_layers import (
     Twice,
     Upsample,
     WideLinear,
-    sinusoid,
+    timestep_embedding,
     zeroed,
 )
-from diffdict.diffusion.schedules import make_schedule, q_sample
+from diffdict.diffusion.schedules import make_schedule
 from diffdict.errors import UserError
 
 CHANNEL_MULT = {  # what an empty channel_mult means, by image size
@@ -34,7 +36,7 @@ Numbers = str | int | Sequence[int | float]  # guided-diffusion's comma string, 
 NUM_CLASSES = 1000  # ImageNet's: the only class-conditional models that were released
 
 
-class Flags(NamedTuple):
+class GuidedFlags(NamedTuple):
     """The architecture in the form in which the layers need it."""
 
     image_size: int
@@ -100,7 +102,7 @@ class Flags(NamedTuple):
         return Upsample(channels)
 
 
-class GuidedUNet(Backbone):
+class GuidedUNet(Denoiser):
     """Guided-diffusion's U-Net by its own flags; blocks are its output blocks, 0 the deepest."""
 
     def __init__(
@@ -133,11 +135,12 @@ class GuidedUNet(Backbone):
         self.name = name
         self.predict = predict
         self.image_size = image_size
-        self.schedule = make_schedule(noise_schedule, diffusion_steps)
-        self.num_timesteps = diffusion_steps
+        self.process = make_schedule(noise_schedule, diffusion_steps)
+        self.condition = Condition(classes=NUM_CLASSES if class_cond else None)
+        self.noise_schedule = noise_schedule
         self.rescale_timesteps = rescale_timesteps
         self.learn_sigma = learn_sigma
-        self.flags = Flags(
+        self.flags = GuidedFlags(
             image_size,
             num_channels,
             num_res_blocks,
@@ -152,10 +155,27 @@ class GuidedUNet(Backbone):
             dropout,
         )
         self._check_flags()
-        self._build_layers(class_cond, learn_sigma)
+        self._build_layers(learn_sigma)
         for layers in (*self.input_blocks, self.middle_block, *self.output_blocks):
             layers.recompute = use_checkpoint
         self.load(checkpoint)
+
+    @property
+    def settings(self) -> dict[str, bool | int | float | str | list]:
+        """The constructor's arguments, in plain values: a checkpoint that holds it keeps them."""
+        flags = self.flags._asdict()
+        factors = flags.pop("attention_sizes")
+        return {
+            **flags,
+            "channel_mult": list(flags["channel_mult"]),
+            "attention_resolutions": sorted(flags["image_size"] // factor for factor in factors),
+            "learn_sigma": self.learn_sigma,
+            "class_cond": self.condition.classes is not None,
+            "diffusion_steps": self.num_timesteps,
+            "noise_schedule": self.noise_schedule,
+            "rescale_timesteps": self.rescale_timesteps,
+            "predict": self.predict,
+        }
 
     def _check_flags(self) -> None:
         """The sizes and widths that the architecture cannot have."""
@@ -177,7 +197,7 @@ class GuidedUNet(Backbone):
                     f" got {flags.channels(level)} at level {level}"
                 )
 
-    def _build_layers(self, class_cond: bool, learn_sigma: bool) -> None:
+    def _build_layers(self, learn_sigma: bool) -> None:
         """All layers, in the original's order, so that a seed makes the original's weights."""
         flags = self.flags
         self.time_embed = nn.Sequential(
@@ -185,7 +205,8 @@ class GuidedUNet(Backbone):
             nn.SiLU(),
             WideLinear(flags.embedding, flags.embedding),
         )
-        self.label_emb = nn.Embedding(NUM_CLASSES, flags.embedding) if class_cond else None
+        if self.condition.classes is not None:
+            self.label_emb = nn.Embedding(self.condition.classes, flags.embedding)
         skips = self._build_input()
         channels = skips[-1]
         self.middle_block = Layers(
@@ -241,27 +262,41 @@ class GuidedUNet(Backbone):
         self,
         x_t: Float[Tensor, "batch 3 height width"],
         t: Int[Tensor, "batch"],
-        y: Int[Tensor, "batch"] | None = None,
+        given: Given | Tensor | None = None,
+        edits: Edits | None = None,
     ) -> Float[Tensor, "batch out height width"]:
         """The network's prediction at timesteps t: 3 channels, or 6 with learn_sigma."""
-        h, skips, embedding = self._encode(x_t, t, y)
-        for block in self.output_blocks:
+        edits = self.check_edits(edits)
+        return self.way_up(*self.way_down(x_t, t, given), t, edits).to(x_t.dtype)
+
+    @no_type_check
+    def forward_each(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        given: Given | Tensor | None = None,
+        edits: Sequence[Edits | None] = (),
+    ) -> list[Tensor]:
+        """The prediction under each of several edits; all below the first one is made once."""
+        edits = [self.check_edits(each) for each in edits]
+        first = min((block for each in edits for block in each), default=len(self.output_blocks))
+        skips, embedding = self.way_down(x_t, t, given)
+        h = self.middle_block(skips[-1], embedding)
+        for block in self.output_blocks[:first]:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-        return self.out(h.to(self.out[2].weight.dtype)).to(x_t.dtype)
+        ends = [self._way_up_from(first, h, list(skips), embedding, t, each) for each in edits]
+        return [end.to(x_t.dtype) for end in ends]
 
     def features(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        timestep: int | None = None,
+        timestep: Timestep = None,
         blocks: Sequence[Block] | None = None,
         noise: Float[Tensor, "..."] | None = None,
     ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
         """Output blocks of one pass over images noised to the timestep (Baranchuk et al. 2022)."""
         wanted = self.chosen(blocks)
-        self.check_timestep(timestep)
-        t = torch.full((len(images),), timestep, dtype=torch.int64, device=images.device)
-        noise = torch.randn_like(images) if noise is None else noise.to(images).expand_as(images)
-        h, skips, embedding = self._encode(q_sample(self.schedule, images, t, noise), t, None)
+        h, skips, embedding = self._encode(*self.noised(images, timestep, noise), None)
         maps: dict[Block, Tensor] = {}
         for block in range(wanted[-1] + 1):
             h = self.output_blocks[block](torch.cat([h, skips.pop()], dim=1), embedding)
@@ -271,33 +306,66 @@ class GuidedUNet(Backbone):
 
     @no_type_check
     def _encode(
-        self, x_t: Tensor, t: Tensor, y: Tensor | None
+        self, x_t: Tensor, t: Tensor, given: Given | Tensor | None
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Middle block, skips (the last one is used first) and the embedding of time and label."""
-        self._check_inputs(x_t, y)
-        if self.rescale_timesteps:
-            t = t.float() * (1000.0 / self.num_timesteps)
-        embedding = self.time_embed(sinusoid(t, self.flags.num_channels))
-        if y is not None:
-            embedding = embedding + self.label_emb(y)
+        skips, embedding = self.way_down(x_t, t, given)
+        return self.middle_block(skips[-1], embedding), skips, embedding
+
+    @no_type_check
+    def way_down(
+        self, x_t: Tensor, t: Tensor, given: Given | Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The map of every input block, and the embedding of time and label."""
+        given = self.check_given(given)
+        self._check_size(x_t)
+        embedding = self.embedding(t, given)
         h = x_t.to(self.input_blocks[0][0].weight.dtype)
         skips = []
         for block in self.input_blocks:
             h = block(h, embedding)
             skips.append(h)
-        return self.middle_block(h, embedding), skips, embedding
+        return skips, embedding
 
     @no_type_check
-    def _check_inputs(self, x_t: Tensor, y: Tensor | None) -> None:
+    def embedding(self, t: Tensor, given: Given) -> Tensor:
+        """What every residual block is told: the time, and what the network is given."""
+        if self.rescale_timesteps:
+            t = t.float() * (1000.0 / self.num_timesteps)
+        embedding = self.time_embed(timestep_embedding(t, self.flags.num_channels))
+        return embedding if given.label is None else embedding + self.label_emb(given.label)
+
+    @no_type_check
+    def way_up(
+        self,
+        skips: list[Tensor],
+        embedding: Tensor,
+        t: Tensor | None = None,
+        edits: Edits = MappingProxyType({}),
+    ) -> Tensor:
+        """The prediction from the maps of the input blocks, which are used up."""
+        h = self.middle_block(skips[-1], embedding)
+        return self._way_up_from(0, h, skips, embedding, t, edits)
+
+    @no_type_check
+    def _way_up_from(
+        self, first: int, h: Tensor, skips: list[Tensor], embedding: Tensor, t: Tensor, edits: Edits
+    ) -> Tensor:
+        """The rest of the way up, from the map that goes into output block `first`."""
+        for number, block in enumerate(self.output_blocks[first:], first):
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+            if number in edits:
+                h = edited(edits[number], h, t, number)
+        return self.out(h.to(self.out[2].weight.dtype))
+
+    @no_type_check
+    def _check_size(self, x_t: Tensor) -> None:
         smallest = 2 ** (len(self.flags.channel_mult) - 1)
         if x_t.shape[2] % smallest or x_t.shape[3] % smallest:
             raise UserError(
                 f"{self.name} takes pictures whose sides are divisible by {smallest},"
                 f" got {x_t.shape[2]}×{x_t.shape[3]}: resize or crop them"
             )
-        if (y is None) != (self.label_emb is None):
-            takes = "no labels y" if self.label_emb is None else "labels y (class_cond=true)"
-            raise UserError(f"{self.name} takes {takes}: call it so, or change class_cond")
 
 
 def widths(channel_mult: Numbers, image_size: int) -> tuple[int | float, ...]:

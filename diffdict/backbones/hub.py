@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict import checkpoints
-from diffdict.backbones.base import Backbone, Block
-from diffdict.diffusion.schedules import Schedule, q_sample, tables
+from diffdict.backbones.base import Block, Timestep
+from diffdict.backbones.denoiser import Denoiser, Edit, Edits, Given, edited
+from diffdict.diffusion.schedules import Schedule, tables
 from diffdict.errors import UserError
 
 PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers' words, and ours
@@ -19,13 +20,11 @@ PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers'
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-class Hub(Backbone):
+class Hub(Denoiser):
     """Blocks are numbers, 0 the deepest: the residual blocks of the way up, as in guided-diffusion.
 
     A block's map is what it hands on: after its attention and, at a level's end, enlarged.
     """
-
-    label_emb = None  # no classes
 
     def __init__(
         self,
@@ -53,29 +52,37 @@ class Hub(Backbone):
         checkpoints.load_strictly(self.unet, _renamed(weights.state), weights.path)
         self._file_sha256 = weights.sha256
         self.predict = predict
-        self.schedule = self._schedule(folder)
-        self.num_timesteps = self.schedule.steps
+        self.process = self._schedule(folder)
         self.shapes = self._shapes(config)
 
     def forward(
-        self, x_t: Float[Tensor, "batch 3 height width"], t: Int[Tensor, "batch"]
+        self,
+        x_t: Float[Tensor, "batch 3 height width"],
+        t: Int[Tensor, " batch"],
+        given: Given | Tensor | None = None,
+        edits: Edits | None = None,
     ) -> Float[Tensor, "batch out height width"]:
-        """The network's prediction at timesteps t."""
-        return self.unet(x_t.to(self.unet.dtype), t, return_dict=False)[0].to(x_t.dtype)
+        """The network's prediction at timesteps t; edits by hooks, for this pass alone."""
+        self.check_given(given)
+        ends, hooks = _ends(self.unet), []
+        for block, edit in self.check_edits(edits).items():
+            hooks.append(ends[block].register_forward_hook(partial(_edited, edit, t, block)))
+        try:
+            return self.unet(x_t.to(self.unet.dtype), t, return_dict=False)[0].to(x_t.dtype)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def features(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        timestep: int | None = None,
+        timestep: Timestep = None,
         blocks: Sequence[Block] | None = None,
         noise: Float[Tensor, "..."] | None = None,
     ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
         """Blocks of one pass over images noised to the timestep, which ends with the last one."""
         wanted = self.chosen(blocks)
-        self.check_timestep(timestep)
-        t = torch.full((len(images),), timestep, dtype=torch.int64, device=images.device)
-        noise = torch.randn_like(images) if noise is None else noise.to(images).expand_as(images)
-        return _seen(self.unet, q_sample(self.schedule, images, t, noise), t, wanted)
+        return _seen(self.unet, *self.noised(images, timestep, noise), wanted)
 
     def _check(self, config: Mapping, folder: Path) -> None:
         """Whether this network can look at pictures noised by a chain of timesteps."""
@@ -130,7 +137,7 @@ def _seen(unet: nn.Module, x_t: Tensor, t: Tensor, wanted: Sequence[int]) -> dic
     maps: dict[Block, Tensor] = {}
 
     def keep(block: int, module: nn.Module, inputs: tuple, output: Tensor | tuple) -> None:
-        maps[block] = output[0] if isinstance(output, tuple) else output
+        maps[block] = output if isinstance(output, Tensor) else output[picture_stream(output)]
         if block == wanted[-1]:
             raise _Enough
 
@@ -144,6 +151,26 @@ def _seen(unet: nn.Module, x_t: Tensor, t: Tensor, wanted: Sequence[int]) -> dic
         for hook in hooks:
             hook.remove()
     return maps
+
+
+def _edited(
+    edit: Edit, t: Tensor, block: int, module: nn.Module, inputs: tuple, output: Tensor | tuple
+) -> Tensor | tuple:
+    """What the layer hands on instead."""
+    if isinstance(output, Tensor):
+        return edited(edit, output, t, block)
+    place = picture_stream(output)
+    return (*output[:place], edited(edit, output[place], t, block), *output[place + 1 :])
+
+
+def picture_stream(output: tuple) -> int:
+    """Where the picture stands in what a layer hands on.
+
+    Blocks of two streams (SD3's and Flux's) answer (text, picture), both [batch, tokens, width],
+    the text None in the last one; a U-Net's layers answer the map, then what belongs to it.
+    """
+    two = len(output) == 2 and isinstance(output[1], Tensor) and output[1].ndim == 3
+    return 1 if two and (output[0] is None or output[0].ndim == 3) else 0
 
 
 def _ends(unet: nn.Module) -> list[nn.Module]:

@@ -81,7 +81,7 @@ class MAE(Backbone):
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch tokens width"]:
+    ) -> Float[Tensor, "batch tokens _"]:
         """The encoder's answer: the class token, then the patches row by row, normed."""
         x = self._tokens(images)
         for block in self.blocks:
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads)
+        self.attn = PatchAttention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = nn.Module()
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
 
 
 @no_type_check
-class Attention(nn.Module):
+class PatchAttention(nn.Module):
     """Every token looks at every token, in several heads."""
 
     def __init__(self, width: int, heads: int) -> None:

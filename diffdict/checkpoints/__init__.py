@@ -1,34 +1,50 @@
 """Weights by name or path: fetched, verified, opened safely, fitted into a network, described."""
 
-from diffdict.checkpoints.counters import ExactCounters
-from diffdict.checkpoints.fit import load_into, load_strictly
-from diffdict.checkpoints.last import KeepLastStep
-from diffdict.checkpoints.names import Released, fetch, packaged, released, resolve, sha256_at_hand
+from diffdict.checkpoints.architecture import (
+    GUIDED_UNET,
+    PDAE,
+    PDAE_FACTS,
+    Architecture,
+    infer_architecture,
+)
+from diffdict.checkpoints.description import Description, describe, inspect, verify
+from diffdict.checkpoints.load import load_into, load_strictly
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
+from diffdict.checkpoints.released import (
+    Released,
+    check_domain,
+    fetch,
+    packaged,
+    releases,
+    resolve,
+    sha256_at_hand,
+)
 from diffdict.checkpoints.resume import KeptRun, check_resumable, facts_of, kept_run, restore
-from diffdict.checkpoints.summary import Description, describe, inspect, verify
-from diffdict.checkpoints.whole import WholeCheckpoints, save_whole
+from diffdict.checkpoints.write import save_whole
 
 __all__ = [
+    "GUIDED_UNET",
+    "PDAE",
+    "PDAE_FACTS",
+    "Architecture",
     "Description",
-    "ExactCounters",
-    "KeepLastStep",
     "KeptRun",
     "Released",
     "Weights",
-    "WholeCheckpoints",
+    "check_domain",
     "check_resumable",
     "config_of",
     "describe",
     "facts_of",
     "fetch",
+    "infer_architecture",
     "inspect",
     "kept_run",
     "load_into",
     "load_state_dict",
     "load_strictly",
     "packaged",
-    "released",
+    "releases",
     "resolve",
     "restore",
     "save_whole",

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from diffdict.checkpoints.names import proven, released, resolve
+from diffdict.checkpoints.architecture import PDAE_FACTS, TRAINABLE
+from diffdict.checkpoints.released import VISSL, proven, releases, resolve
 from diffdict.errors import UserError, one_line
 
 # Where weights lie in the files of this field, averaged ones first.
@@ -29,10 +30,19 @@ PLACES = (
         "EMA",
     ),
     *("state_dict", "model", "model_state_dict", "MODEL", "params", "network", "net"),
+    "ema_encoder",  # of PDAE, where it was trained alone
+    "teacher",  # of DINO: the average of its student
 )
-WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every key
-PLAIN = ("config", "hyper_parameters", "args")  # what scripts say of themselves beside the weights
+# DataParallel, torch.compile and DDAE's frameworks put these before every key.
+WRAPPERS = ("module.", "_orig_mod.", "nn_model.")
+AVERAGES = ("ema_", "")  # before the names of PDAE's parts
+# what scripts say of themselves beside the weights
+PLAIN = ("config", "hyper_parameters", "args", PDAE_FACTS)
 LIGHTNING = "pytorch-lightning_version"
+
+
+class RefusedPickle(UserError):
+    """A file that would run code of its own."""
 
 
 class Weights(NamedTuple):
@@ -54,8 +64,8 @@ def load_state_dict(
     path = resolve(checkpoint, folder)
     content, facts = read(path)
     digest = proven(checkpoint, path)
-    if layout is None and str(checkpoint) in released():
-        layout = released()[str(checkpoint)].layout
+    if layout is None and str(checkpoint) in releases():
+        layout = releases()[str(checkpoint)].layout
     layout = layout or find_layout(content, path)
     state = unwrapped(weights_at(content, layout, path))
     return Weights(state, digest, path, {"layout": layout, **facts})
@@ -110,7 +120,7 @@ def _read_torch(path: Path) -> object:
         forbidden = re.search(r"GLOBAL (\S+)", said) or re.search(r"(Trying to|Can only) .+", said)
         if forbidden:
             name = forbidden[1] if forbidden[0].startswith("GLOBAL") else forbidden[0]
-            raise UserError(
+            raise RefusedPickle(
                 f"{path} is refused: opening it would run code of its own ({name.rstrip('.')}). "
                 f"If you trust it, save its weights alone with "
                 f"torch.save(network.state_dict(), …) where it was made."
@@ -159,6 +169,10 @@ def find_layout(content: Mapping, path: Path) -> str:
         return "lightning"
     if _is_weights(content):
         return "flat"
+    if any(_is_pdae(content, average) for average in AVERAGES):
+        return "pdae"
+    if VISSL.partition(".")[0] in content:
+        return VISSL
     held = [str(key) for key, value in content.items() if _is_weights(value)]
     known = [place for place in PLACES if place in held]
     if known:
@@ -175,6 +189,10 @@ def weights_at(content: Mapping, layout: str, path: Path) -> dict[str, Tensor]:
     """The weights that this layout points at."""
     if layout == "lightning":
         return _of_lightning(content.get("state_dict"), path)
+    if layout == "pdae":
+        return _of_pdae(content, path)
+    if layout == VISSL:
+        return _of_vissl(content, path)
     found = content if layout == "flat" else content.get(layout)
     if not _is_weights(found):
         raise UserError(
@@ -185,21 +203,64 @@ def weights_at(content: Mapping, layout: str, path: Path) -> dict[str, Tensor]:
 
 
 def _of_lightning(state: object, path: Path) -> dict[str, Tensor]:
-    """The averaged network where the run kept one, else the network."""
+    """The network, averaged as far as the run kept an average: of what learned, not of the rest."""
     state = state if isinstance(state, Mapping) else {}
-    for prefix in ("ema.", "net."):
-        inside = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-        if inside:
-            return inside
+    inside = {
+        key.removeprefix(prefix): value
+        for prefix in ("net.", "ema.")
+        for key, value in state.items()
+        if key.startswith(prefix)
+    }
+    if inside:
+        return inside
     tops = sorted({key.partition(".")[0] for key in state})
     raise UserError(
-        f"{path} holds no network under `net.`, but {_few(tops)}: it is no run of task=diffusion. "
-        f"Give a backbone's checkpoint, or layout=state_dict for another's Lightning file."
+        f"{path} holds no network under `net.`, but {_few(tops)}: it is no run of task=diffusion "
+        "or task=pdae. Give a backbone's checkpoint, or layout=state_dict for another's Lightning "
+        "file."
     )
+
+
+def _is_pdae(content: Mapping, average: str) -> bool:
+    """Whether a file of PDAE's or DiTi's holds encoder and decoder, averaged or not."""
+    decoder = content.get(f"{average}decoder")
+    return (
+        _is_weights(content.get(f"{average}encoder"))
+        and _is_weights(decoder)
+        and any(key.endswith("shift_out.2.weight") for key in decoder)
+    )
+
+
+def _of_pdae(content: Mapping, path: Path) -> dict[str, Tensor]:
+    """Encoder, frozen U-Net and shift half, each under its own prefix, averages first."""
+    average = next((average for average in AVERAGES if _is_pdae(content, average)), None)
+    if average is None:
+        raise UserError(
+            f"{path} does not hold weights as layout=pdae says, encoder and decoder: its entries "
+            f"are {_few([str(key) for key in content])}. Try layout=null, which finds out."
+        )
+    parts = {}
+    for name in ("encoder", "decoder"):
+        held = content[f"{average}{name}"]
+        held = unwrapped({key: value for key, value in held.items() if isinstance(value, Tensor)})
+        for key, value in held.items():
+            half = "shift" if key.startswith(TRAINABLE) else "denoiser"
+            parts[f"{'encoder' if name == 'encoder' else half}.{key}"] = value
+    return parts
+
+
+def _of_vissl(content: Mapping, path: Path) -> dict[str, Tensor]:
+    """Trunk and heads of a VISSL file, each under its own prefix."""
+    held: object = content
+    for key in VISSL.split("."):
+        held = held.get(key) if isinstance(held, Mapping) else None
+    if not isinstance(held, Mapping) or not _is_weights(held.get("trunk")):
+        raise UserError(
+            f"{path} does not hold weights as layout={VISSL} says, a trunk and heads: its entries "
+            f"are {_few([str(key) for key in content])}. Try layout=null, which finds out."
+        )
+    parts = {part: held[part] for part in ("trunk", "heads") if _is_weights(held.get(part))}
+    return {f"{part}.{key}": value for part in parts for key, value in parts[part].items()}
 
 
 def _is_weights(value: object) -> bool:

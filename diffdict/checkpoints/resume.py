@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
 from diffdict.checkpoints.read import LIGHTNING, read
-from diffdict.errors import UserError
+from diffdict.errors import UserError, command, override
+
+
+@runtime_checkable
+class ChecksCheckpoint(Protocol):
+    """A module that has more to say of a checkpoint than shapes do."""
+
+    def check_checkpoint(self, path: Path, content: Mapping) -> None:
+        """Nothing, or a sentence about why this module cannot go on from it."""
 
 
 def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
-    """The path of a run's checkpoint whose state fits the module; otherwise the reason why not.
-
-    A module that has more to say than shapes do says it in `check_checkpoint(path, content)`.
-    """
+    """The path of a run's checkpoint whose state fits the module; otherwise the reason why not."""
     path = Path(checkpoint)
     if not path.is_file():
         raise UserError(
@@ -25,9 +30,9 @@ def check_resumable(checkpoint: str | Path, module: nn.Module) -> Path:
     if LIGHTNING not in content or not isinstance(state, Mapping):
         raise UserError(
             f"ckpt_path={path} holds weights, not a run that could go on: "
-            f"to start from them say backbone.checkpoint={path}"
+            f"to start from them say {command(override('backbone.checkpoint', str(path)))}"
         )
-    if hasattr(module, "check_checkpoint"):
+    if isinstance(module, ChecksCheckpoint):
         module.check_checkpoint(path, content)
     ours = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in state.items()}

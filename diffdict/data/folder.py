@@ -3,29 +3,34 @@
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Int64
 from torch import Tensor
 
+from diffdict.data.attribute_file import read_csv
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
     SPLITS,
+    check_fit,
     check_labels,
     class_list,
     decode_picture,
     fingerprint,
+    fit_facts,
     fit_mask,
     fit_picture,
     palette,
     read_classes,
     read_mask,
+    resize_labels,
     split_range,
 )
-from diffdict.data.published import fetch_pictures
+from diffdict.data.published import find_pictures
 from diffdict.errors import UserError
 
+ATTRIBUTES = "attributes.csv"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 
 
@@ -83,9 +88,12 @@ class FolderDataset(Pictures):
     """The pictures of one split, in the order of their paths.
 
     path: holds train/ and test/ (and val/), or real/train and real/test, or only pictures, which
-    the splits then share in turn. masks: true wants one for each picture, false reads none, null
-    takes them where the folder has any. archive: url, size, licence, and the folder it unpacks to.
+    the splits then share in turn; `folders` says it where they are called otherwise. masks: true
+    wants one for each picture, false reads none, null takes them where the folder has any.
+    archive: url, size, licence, and the folder it unpacks to.
     order_seed: draws an order of the pictures, of which a split then takes the first.
+    attributes.csv beside the pictures, or above train/ and test/, says what each shows, and
+    attribute_mirrors what a mirror makes of that: see AttributeTable.
     """
 
     def __init__(
@@ -103,20 +111,23 @@ class FolderDataset(Pictures):
         order_seed: int | None = None,
         crop: str | None = None,
         masks: bool | None = None,
+        folders: Mapping[str, str] | None = None,
         download: bool = False,
         archive: dict[str, str] | None = None,
+        resize: str = "bilinear",
+        attribute_mirrors: Mapping[str, str] | None = None,
     ):
         if path is None:
-            raise UserError(f"dataset={name} needs a folder of pictures: dataset.path=…")
-        if crop not in (None, "center"):
-            raise UserError(f"dataset.crop={crop} is unknown: it is center or null")
+            raise UserError(f"{name} needs a folder of pictures: dataset.path=…")
+        check_fit(crop, resize)
         self.name, self.split, self.crop, self.path = name, split, crop, Path(path)
-        self.order_seed = order_seed
+        self.order_seed, self.folders, self.resize = order_seed, folders, resize
         if not self.path.is_dir():
-            fetch_pictures(name, self.path, archive, download)
+            self.path = find_pictures(name, self.path, archive, download)
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         self.root, self.shared = self._split_folder()
         self._list(counts, masks)
+        check_fit(crop, resize, self.labelled)
         said = read_classes(self.path)
         names = class_names if class_names is not None else said.get("class_names")
         self.class_names = class_list(names, num_classes, name) or []
@@ -131,6 +142,7 @@ class FolderDataset(Pictures):
         self.num_classes = len(self.class_names)
         self.palette = palette(len(self.class_names))
         self.image_size = image_size if image_size is not None else self._native_size()
+        self._read_attributes(attribute_mirrors or {})
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -138,10 +150,12 @@ class FolderDataset(Pictures):
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         picture, path = self.pictures[index], self.root / self.pictures[index]
         pixels = decode_picture(path, str(path))
-        image = fit_picture(pixels, self.image_size, self.crop, str(path))
+        image = fit_picture(pixels, self.image_size, self.crop, str(path), self.resize)
         sample: dict[str, Tensor | int] = {"image": image, "index": index}
         if self.labelled:
             sample["mask"] = self._mask(self.masks[picture], path, pixels.shape[:2])
+        if self.attributes:
+            sample["attributes"] = self.values[index].clone()
         return sample
 
     def picture_name(self, index: int) -> str:
@@ -153,21 +167,48 @@ class FolderDataset(Pictures):
         """Changes with any name, size or byte of these pictures and masks, or with their size."""
         files = [f"{self.root}/{name}" for name in self.pictures]
         files += [str(self.masks[name]) for name in self.pictures if self.labelled]
+        if self.attributes:
+            files.append(str(self.attribute_file))
         names = [file.removeprefix(f"{self.path}/") for file in files]
-        return fingerprint(self.path, names, self.image_size, self.crop, self.num_classes)
+        fit = fit_facts(self.image_size, self.crop, self.resize)
+        return fingerprint(self.path, names, *fit, self.num_classes)
 
     def _mask(self, path: Path, picture: Path, size: tuple[int, int]) -> Int64[Tensor, "side side"]:
         labels = read_mask(path)
-        if labels.shape != size:
+        check_labels(labels, self.num_classes, self.ignore_label, f"The mask {path}")
+        if labels.shape[0] * size[1] != labels.shape[1] * size[0]:
             raise UserError(
                 f"The mask {path} is {labels.shape[1]}×{labels.shape[0]}, its picture {picture} is "
-                f"{size[1]}×{size[0]}: they must be of one size"
+                f"{size[1]}×{size[0]}: they must be of one shape"
             )
-        check_labels(labels, self.num_classes, self.ignore_label, f"The mask {path}")
+        if self.crop is not None and labels.shape != size:  # what is cut away is of one size
+            labels = resize_labels(labels, *size)
         return fit_mask(labels, self.image_size, self.crop, str(path))
+
+    def _read_attributes(self, mirrors: Mapping[str, str]) -> None:
+        """Of the file beside the pictures, by the path below it, or by the bare name."""
+        places = [self.root / ATTRIBUTES, self.path / ATTRIBUTES]
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            if mirrors:
+                raise UserError(
+                    f"dataset.attribute_mirrors is about attributes, and {self.name} has no "
+                    f"{places[-1]}: add it, or leave this out"
+                )
+            return
+        table = read_csv(found)
+        self.attribute_file, self.attributes = found, table.attributes(mirrors)
+        below = [os.path.relpath(self.root / name, found.parent) for name in self.pictures]
+        keys = [
+            name if name in table.rows or shared not in table.rows else shared
+            for shared, name in zip(self.pictures, below, strict=True)
+        ]
+        self.values = table.of(keys, self.name)
 
     def _split_folder(self) -> tuple[Path, bool]:
         """The folder of this split, and whether all splits share it."""
+        if self.folders is not None:
+            return self.path / self.folders.get(self.split, self.split), False
         for base in (self.path, self.path / "real"):
             if any((base / split).is_dir() for split in SPLITS):
                 return base / self.split, False

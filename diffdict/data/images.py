@@ -7,16 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from diffdict.data.pictures import nearest_index
+from diffdict.data.augmented import Augmented
+from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.workers import seed_worker
 from diffdict.errors import UserError
-
-Sample = dict[str, Tensor | int]  # image, index; mask or label where the dataset has them
 
 
 class Part(NamedTuple):
@@ -59,76 +57,6 @@ def evaluation_batches(pictures: int, batch_size: int, part: Part) -> list[list[
     return [list(range(start, min(start + batch_size, pictures))) for start in starts]
 
 
-def paired_flip(sample: Sample) -> Sample:
-    """The sample seen in a mirror, picture and mask alike."""
-    return _on_maps(sample, lambda pixels: pixels.flip(-1))
-
-
-def paired_crop(sample: Sample, padding: int, top: int, left: int) -> Sample:
-    """A window of the padded sample: black borders, or with a mask mirrored (no label invented)."""
-    image = sample["image"]
-    side_y, side_x = image.shape[-2:]
-    rows = torch.arange(top - padding, top - padding + side_y)
-    columns = torch.arange(left - padding, left - padding + side_x)
-    if "mask" not in sample:
-        padded = F.pad(image, (padding,) * 4, value=-1.0)
-        return sample | {"image": padded[:, top : top + side_y, left : left + side_x]}
-    rows, columns = _mirror(rows, side_y), _mirror(columns, side_x)
-    return _on_maps(sample, lambda pixels: pixels[..., rows[:, None], columns])
-
-
-def paired_zoom(sample: Sample, window: int, top: int, left: int) -> Sample:
-    """A window of the sample at the sample's size: the picture bilinear, a mask nearest.
-
-    What lies outside the sample is its mirror image.
-    """
-    side = sample["image"].shape[-1]
-    rows, columns = (_mirror(torch.arange(at, at + window), side) for at in (top, left))
-    seen = sample["image"][:, rows[:, None], columns]
-    zoomed = {"image": F.interpolate(seen[None], (side, side), mode="bilinear")[0]}
-    if "mask" in sample:
-        nearest = torch.from_numpy(nearest_index(window, side))
-        zoomed["mask"] = sample["mask"][rows[nearest][:, None], columns[nearest]]
-    return sample | zoomed
-
-
-def _mirror(index: Int64[Tensor, " n"], side: int) -> Int64[Tensor, " n"]:
-    """Positions outside 0..side-1 reflected at the border pixel."""
-    return (side - 1) - ((side - 1) - index.abs()).abs()
-
-
-def _on_maps(sample: Sample, change: Callable[[Tensor], Tensor]) -> Sample:
-    return sample | {key: change(sample[key]) for key in ("image", "mask") if key in sample}
-
-
-class Augmented(Dataset):
-    """The dataset under keys (epoch, index): what happens to a picture depends on nothing else."""
-
-    def __init__(
-        self, dataset: Dataset, seed: int, flip: bool, crop_padding: int, zoom: float = 1.0
-    ):
-        self.dataset, self.seed, self.flip, self.crop_padding = dataset, seed, flip, crop_padding
-        self.zoom = zoom
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        sample = self.dataset[index]
-        if not (self.flip or self.crop_padding or self.zoom > 1):
-            return sample
-        generator = np.random.default_rng([self.seed, epoch, index])
-        mirrored = generator.random() < 0.5
-        top, left = generator.integers(0, 2 * self.crop_padding + 1, size=2).tolist()
-        if self.crop_padding:
-            sample = paired_crop(sample, self.crop_padding, top, left)
-        if self.zoom > 1:
-            side, most = sample["image"].shape[-1], math.log(self.zoom)
-            window = round(side / math.exp(generator.uniform(-most, most)))
-            spare = sorted((0, side - window))
-            top, left = generator.integers(spare[0], spare[1] + 1, size=2).tolist()
-            sample = paired_zoom(sample, window, top, left)
-        return paired_flip(sample) if self.flip and mirrored else sample
-
-
 class _Batches:
     """A batch sampler whose list of keys is set anew for each pass over a loader that stays."""
 
@@ -145,7 +73,7 @@ class _Batches:
 class EvaluationLoader:
     """All pictures in order, this rank's part; no torch DataLoader: Lightning re-deals those."""
 
-    def __init__(self, dataset: Dataset, batch_size: int, workers: int, seed: int, part: Part):
+    def __init__(self, dataset: Pictures, batch_size: int, workers: int, seed: int, part: Part):
         self.dataset, self.batch_size = dataset, batch_size
         self.batches = evaluation_batches(len(dataset), batch_size, part)
         self.workers, self.seed = workers, seed
@@ -153,7 +81,7 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[PictureSample]:
         keys = _Batches()
         keys.batches = self.batches
         return iter(_torch_loader(self.dataset, keys, self.workers, self.seed, stay=False))
@@ -180,7 +108,7 @@ class TrainingLoader:
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[PictureSample]:
         epoch, batch = divmod(0 if self.repeat else self.position, self.length)
         following = self._epoch(epoch + 1) if batch else []
         self.keys.batches = self._epoch(epoch)[batch:] + following[:batch]
@@ -223,13 +151,14 @@ class TrainingLoader:
 
 
 def _torch_loader(
-    dataset: Dataset, keys: _Batches, workers: int, seed: int, stay: bool
+    dataset: Pictures | Augmented, keys: _Batches, workers: int, seed: int, stay: bool
 ) -> DataLoader:
     """A DataLoader that leaves torch's global generator alone."""
     return DataLoader(
-        dataset,
+        _WholeBatches(dataset),
         batch_sampler=keys,
         num_workers=workers,
+        collate_fn=_as_it_comes,
         generator=torch.Generator().manual_seed(seed),
         worker_init_fn=seed_worker,
         persistent_workers=stay,
@@ -237,12 +166,26 @@ def _torch_loader(
     )
 
 
+class _WholeBatches(Dataset):
+    """What torch's loaders ask for a list of keys, where a set is asked for a batch."""
+
+    def __init__(self, dataset: Pictures | Augmented) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: list[object]) -> PictureSample:
+        return self.dataset.batch(keys)
+
+
+def _as_it_comes(batch: PictureSample) -> PictureSample:
+    return batch
+
+
 class ImageDataModule(pl.LightningDataModule):
     """Batches of any dataset of pictures: `dataset` is called with a split and gives that part."""
 
     def __init__(
         self,
-        dataset: Callable[..., Dataset],
+        dataset: Callable[..., Pictures],
         batch_size: int = 16,
         num_workers: int = 0,
         flip: bool = False,
@@ -251,6 +194,7 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int = 0,
         drop_last: bool = True,
         predict_split: str | Sequence[str] = "test",
+        test_split: str = "test",
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0 or crop_padding < 0 or seed < 0 or not 1 <= zoom <= 2:
@@ -263,24 +207,36 @@ class ImageDataModule(pl.LightningDataModule):
         self.make, self.batch_size, self.num_workers = dataset, batch_size, num_workers
         self.flip, self.crop_padding, self.zoom, self.seed = flip, crop_padding, zoom, seed
         self.drop_last, self.predict_split = drop_last, predict_split
+        self.test_split = test_split
         # a rank whose share of a small test set is empty still takes part
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._made: dict[str, Dataset] = {}
+        self._made: dict[str, Pictures] = {}
         self._training: TrainingLoader | None = None
         self._resumed: dict[str, int] = {}
 
-    def split(self, name: str) -> Dataset:
+    def split(self, name: str) -> Pictures:
         """The dataset of this split, made once."""
         if name not in self._made:
             self._made[name] = self.make(split=name)
         return self._made[name]
 
+    def samples(self, split: str, training: bool = False) -> Dataset:
+        """What the loaders read: the pictures, or more than those."""
+        return self.split(split)
+
     @property
     def facts(self) -> dict[str, object]:
         """What the pictures know, for the constructors of tasks."""
-        known = self.split(self._predicted()[0])
-        names = ("num_classes", "class_names", "palette", "ignore_label", "image_size", "labelled")
-        return {name: getattr(known, name) for name in names} | {"dataset": known.name}
+        return self.split(self._predicted()[0]).facts
+
+    def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"]:
+        """A picture in [-1, 1]."""
+        return self.split(split)[index]["image"]
+
+    def picture_names(self, split: str) -> list[str]:
+        """What a person may call the pictures of a split."""
+        pictures = self.split(split)
+        return [pictures.picture_name(index) for index in range(len(pictures))]
 
     def train_dataloader(self) -> TrainingLoader:
         pictures = self.split("train")
@@ -289,8 +245,9 @@ class ImageDataModule(pl.LightningDataModule):
                 f"data.crop_padding={self.crop_padding} must be smaller than the pictures of "
                 f"{pictures.name}, {pictures.image_size} pixels wide"
             )
+        samples = self.samples("train", training=True)
         loader = TrainingLoader(
-            Augmented(pictures, self.seed, self.flip, self.crop_padding, self.zoom),
+            self._training_pictures(samples),
             self.batch_size,
             self.num_workers,
             self._part(),
@@ -311,6 +268,10 @@ class ImageDataModule(pl.LightningDataModule):
             )
         return loader
 
+    def _training_pictures(self, pictures: Pictures) -> Augmented:
+        """The pictures and what happens to them."""
+        return Augmented(pictures, self.seed, self.flip, self.crop_padding, self.zoom)
+
     def state_dict(self) -> dict[str, int]:
         """The training's place; kept here, for Lightning forgets a loader's at an epoch's end."""
         return self._training.place() if self._training else self._resumed
@@ -329,7 +290,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._measured("val") if len(self.split("val")) else []
 
     def test_dataloader(self) -> EvaluationLoader:
-        return self._measured("test")
+        return self._measured(self.test_split)
 
     def predict_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:
         """One loader for each split asked for."""
@@ -340,7 +301,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _evaluation(self, split: str) -> EvaluationLoader:
         part = self._part()
         return EvaluationLoader(
-            self.split(split), self.batch_size, self.num_workers, self.seed, part
+            self.samples(split), self.batch_size, self.num_workers, self.seed, part
         )
 
     def _measured(self, split: str) -> EvaluationLoader:

@@ -3,50 +3,33 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from jaxtyping import Float, Shaped, UInt8
 
-from diffdict.data.base import Pictures
-from diffdict.data.certainty import keep_certain
-from diffdict.data.members import Member, find_member, members
+from diffdict.data.attributes import check_values
+from diffdict.data.base import Pictures, PictureSample
+from diffdict.data.npz_file import Arrays, check_classes, open_arrays
 from diffdict.data.pictures import (
     SPLITS,
+    check_fit,
     check_labels,
     class_list,
     fingerprint,
+    fit_facts,
     fit_mask,
     fit_picture,
     palette,
     read_classes,
     split_range,
+    whole_numbers,
 )
-from diffdict.data.published import fetch_pictures
+from diffdict.data.published import find_pictures
+from diffdict.data.uncertainty_filter import keep_certain
 from diffdict.errors import UserError
 
-# images, labels, uncertainties: by name, as sampled (3 arrays), as GANs give them (latents third)
-FORMS = (
-    ("images", "labels", "uncertainties"),
-    ("arr_0", "arr_1", "arr_3"),
-    ("arr_0", "arr_1", "arr_2"),
-)
-
-
-class Arrays(NamedTuple):
-    """The arrays of one file."""
-
-    path: Path
-    images: Member  # uint8, pictures × height × width × 3
-    labels: Member | None  # a class a picture, or a mask a picture
-    uncertainties: Member | None  # one a picture
-
-    @property
-    def form(self) -> tuple[object, ...]:
-        """What all files of a set have in common."""
-        labels = None if self.labels is None else self.labels.shape[1:]
-        return self.images.shape[1:], labels, self.uncertainties is not None
+BESIDE_SAMPLES = "conditions.npz"  # what samples were drawn from: no pictures of the set
 
 
 class NpzDataset(Pictures):
@@ -55,6 +38,11 @@ class NpzDataset(Pictures):
     Those are one .npz, or all below a folder, by name: shards of task=samples, or a published set.
     `max_data` takes the first so many of all (0: all). `filter` chooses among the training pictures
     by the uncertainty of their labels: see keep_certain.
+
+    `labels` are masks or a class a picture, of `class_names`. Beside masks an array `label` is the
+    class of each picture where `picture_classes` names the classes. `attributes` are pictures ×
+    numbers, NaN where unknown; `attribute_names`, and if they say it `attribute_kinds` and
+    `attribute_mirrors` ("" where nobody has said it), are as many words: see Attribute.
     """
 
     def __init__(
@@ -65,6 +53,7 @@ class NpzDataset(Pictures):
         image_size: int | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        picture_classes: Sequence[str] | None = None,
         ignore_label: int | None = None,
         train_pictures: int | None = None,
         val_pictures: int | None = None,
@@ -75,23 +64,29 @@ class NpzDataset(Pictures):
         max_data: int = 0,
         download: bool = False,
         archive: dict[str, str] | None = None,
+        resize: str = "bilinear",
     ):
         if path is None:
-            raise UserError(
-                f"dataset={name} needs an .npz file or a folder of them: dataset.path=…"
-            )
+            raise UserError(f"{name} needs an .npz file or a folder of them: dataset.path=…")
         self.name, self.split, self.crop, self.path = name, split, crop, Path(path)
+        self.resize = resize
         if not self.path.exists() and archive:
-            fetch_pictures(name, self.path, archive, download)
+            self.path = find_pictures(name, self.path, archive, download)
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         files, shared = self._files(counts["val"])
         self.files = [open_arrays(file) for file in files]
         self._check_alike()
+        check_fit(crop, resize, bool(self.files and self.files[0].masks))
         self.ends = np.cumsum([arrays.images.shape[0] for arrays in self.files])
         total = int(self.ends[-1]) if files else 0
         taken = split_range(min(total, max_data or total), split, counts, name, shared)
         self.rows, self.taken = np.arange(taken.start, taken.stop), (taken.start, taken.stop)
+        self.said = read_classes(self.path if self.path.is_dir() else self.path.parent)
+        if class_names is None and not (self.files and self.files[0].masks):
+            class_names = picture_classes  # of one kind, by either word
         self._name_classes(class_names, num_classes, ignore_label)
+        self._name_picture_classes(picture_classes)
+        self.attributes = self.files[0].described if self.files else ()
         self.image_size = image_size if image_size is not None else self._native_size()
         if filter is not None and split == "train":
             self.taken += (filter, filter_portion)
@@ -111,27 +106,73 @@ class NpzDataset(Pictures):
         """Changes with any byte of the files, and with which pictures are taken at what size."""
         root = self.path if self.path.is_dir() else self.path.parent
         names = [str(arrays.path.relative_to(root)) for arrays in self.files]
-        return fingerprint(root, names, self.taken, self.image_size, self.crop)
+        fit = fit_facts(self.image_size, self.crop, self.resize)
+        return fingerprint(root, names, self.taken, *fit)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+    def __getitem__(self, index: int) -> PictureSample:
         (arrays, row), name = self._place(index), self.picture_name(index)
-        image = fit_picture(arrays.images[row], self.image_size, self.crop, name)
-        sample: dict[str, Tensor | int] = {"image": image, "index": index}
-        if arrays.labels is None:
-            return sample
-        labels = arrays.labels[row]
-        check_labels(labels, self.num_classes, self.ignore_label, name)
-        if self.labelled:
-            return sample | {"mask": fit_mask(labels, self.image_size, self.crop, name)}
-        return sample | {"label": int(labels)}
+        image = fit_picture(arrays.images[row], self.image_size, self.crop, name, self.resize)
+        sample: PictureSample = {"image": image, "index": index}
+        if arrays.masks is not None:
+            mask = whole_numbers(arrays.masks[row], f"The label of {name}")
+            check_labels(mask, self.num_classes, self.ignore_label, name)
+            sample["mask"] = fit_mask(mask, self.image_size, self.crop, name)
+        if self.picture_classes:
+            sample["label"] = self._class(arrays.classes[row], name)
+        if self.attributes:
+            with np.errstate(over="ignore"):  # leaves infinity, which is refused
+                values = torch.from_numpy(arrays.attributes[row].astype(np.float32))
+            check_values(values, self.attributes, name)
+            sample["attributes"] = values
+        return sample
+
+    def planes(self, indices: Sequence[int]) -> UInt8[np.ndarray, "pictures 3 _ _"] | None:
+        """Several pictures at their own size, where all that comes with them is a class."""
+        if self.labelled or self.attributes or set(self._sides()) - {self.image_size}:
+            return None
+        return self._rows("images", indices).transpose(0, 3, 1, 2)
+
+    def labels(self, index: int) -> PictureSample:
+        """What is known of a picture; it is opened for its mask or attributes alone."""
+        if self.labelled or self.attributes:
+            return super().labels(index)
+        if not self.picture_classes:
+            return {"index": index}
+        arrays, row = self._place(index)
+        return {"label": self._class(arrays.classes[row], self.picture_name(index)), "index": index}
+
+    def labels_of(self, indices: Sequence[int]) -> PictureSample:
+        """Several classes at once; of anything else one after the other."""
+        if self.labelled or self.attributes or not self.picture_classes:
+            return super().labels_of(indices)
+        label = whole_numbers(self._rows("classes", indices), f"The labels of {self.name}")
+        known = (label >= 0) & (label < self.num_classes) | (label == self.ignore_label)
+        if not known.all():
+            return super().labels_of(indices)  # which says of which picture
+        return {
+            "label": torch.from_numpy(label.astype(np.int64)),
+            "index": torch.tensor(indices),
+        }
 
     def picture_name(self, index: int) -> str:
         """The file and the picture's place in it."""
         arrays, row = self._place(index)
         return f"{arrays.path}[{row}]"
+
+    def _class(self, stored: np.ndarray, name: str) -> int:
+        """The class of a picture; of a set without masks it may be the ignored one."""
+        label = whole_numbers(stored, f"The label of {name}")
+        if not self.labelled:
+            check_labels(label, self.num_classes, self.ignore_label, name)
+        elif not 0 <= label < len(self.picture_classes):
+            raise UserError(
+                f"The class of {name} is {label}, its {len(self.picture_classes)} classes are 0 to "
+                f"{len(self.picture_classes) - 1}: name them all in dataset.picture_classes"
+            )
+        return int(label)
 
     def _place(self, index: int) -> tuple[Arrays, int]:
         """The file of a picture, and its row there."""
@@ -139,12 +180,24 @@ class NpzDataset(Pictures):
         file = int(np.searchsorted(self.ends, position, side="right"))
         return self.files[file], position - (int(self.ends[file - 1]) if file else 0)
 
+    def _rows(self, kind: str, indices: Sequence[int]) -> Shaped[np.ndarray, "pictures *shape"]:
+        """What the files hold of these pictures, each file opened once."""
+        positions = self.rows[list(indices)]
+        files = np.searchsorted(self.ends, positions, side="right")
+        first = np.concatenate([[0], self.ends])
+        parts = {}
+        for file in np.unique(files):
+            array = getattr(self.files[file], kind).map()
+            parts[file] = iter(array[positions[files == file] - first[file]])
+        return np.stack([next(parts[file]) for file in files])
+
     def _files(self, val_pictures: int | None) -> tuple[list[Path], bool]:
         """The files of this split, and whether all splits share them."""
         own, path = self.path / f"{self.split}.npz", self.path
         if path.is_file():
             return [path], True
         there = sorted(path.rglob("*.npz")) if path.is_dir() else []
+        there = [file for file in there if file.name != BESIDE_SAMPLES]
         if there and not any((path / f"{split}.npz") in there for split in SPLITS):
             self._check_whole()
             return there, True
@@ -186,24 +239,48 @@ class NpzDataset(Pictures):
     def _name_classes(
         self, names: Sequence[str] | None, number: int | None, ignored: int | None
     ) -> None:
-        labels = self.files[0].labels if self.files else None
-        self.labelled = labels is not None and len(labels.shape) == 3
-        said = read_classes(self.path if self.path.is_dir() else self.path.parent)
-        names = names if names is not None else said.get("class_names")
+        """What the numbers in masks mean, or without masks those of `label`."""
+        first = self.files[0] if self.files else Arrays(self.path)
+        self.labelled = first.masks is not None
+        names = names if names is not None else self.said.get("class_names")
         self.class_names = class_list(names, number, self.name) or []
-        self.ignore_label = ignored if ignored is not None else said.get("ignore_label")
-        if labels is not None and not self.class_names:
+        self.ignore_label = ignored if ignored is not None else self.said.get("ignore_label")
+        if first.labels is not None and not self.class_names:
             raise UserError(
                 f"{self.name} has labels, and nothing says how many classes: "
                 "dataset.num_classes=…, or classes.json beside the .npz with classes and "
                 "ignore_label"
             )
-        self.num_classes = len(self.class_names) if not self.files or labels is not None else 0
+        counted = not self.files or self.labelled or first.classes is not None
+        self.num_classes = len(self.class_names) if counted else 0
         self.palette = palette(len(self.class_names))
+
+    def _name_picture_classes(self, names: Sequence[str] | None) -> None:
+        """Those of a class a picture; where nobody names them beside masks, it is left unread."""
+        self.picture_classes = []
+        if not self.files or self.files[0].classes is None:
+            if names is not None and self.files:
+                raise UserError(
+                    f"{self.files[0].path} has no array label with a class for each picture, of "
+                    f"which dataset.picture_classes names {len(names)}: add it, or "
+                    "dataset.picture_classes=null"
+                )
+            return
+        if not self.labelled:
+            self.picture_classes = self.class_names
+        else:
+            names = names if names is not None else self.said.get("picture_classes", ())
+            self.picture_classes = list(names)
+        for arrays in self.files if self.picture_classes else ():
+            check_classes(arrays)
+
+    def _sides(self) -> tuple[int, ...]:
+        """Height and width of the pictures."""
+        return self.files[0].images.shape[1:3] if self.files else ()
 
     def _native_size(self) -> int:
         """The shorter side of the pictures: what dataset.image_size=null means."""
-        return min(self.files[0].images.shape[1:3]) if self.files else 0
+        return min(self._sides(), default=0)
 
     def _required_uncertainty(self) -> Float[np.ndarray, " pictures"]:
         known = self.uncertainty
@@ -213,43 +290,3 @@ class NpzDataset(Pictures):
                 f"third), so {self.name} cannot be filtered by them: dataset.filter=null"
             )
         return known
-
-
-def open_arrays(path: Path) -> Arrays:
-    """The images, labels and uncertainties of a file, under either of their names, checked."""
-    names = members(path)
-    form = next((form for form in FORMS if form[0] in names and form[2] in names), None)
-    form = form or next((form for form in FORMS if form[0] in names), None)
-    if form is None:
-        raise UserError(
-            f"{path} holds {' '.join(sorted(names)) or 'nothing'}, it needs images (and "
-            "labels), or arr_0 (and arr_1 labels, arr_2 uncertainties)"
-        )
-    arrays = Arrays(path, *(find_member(path, n) if n in names else None for n in form))
-    _check(arrays)
-    return arrays
-
-
-def _check(arrays: Arrays) -> None:
-    path, images, labels, uncertainties = arrays
-    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] != 3:
-        raise UserError(
-            f"The images of {path} are {images.dtype} of shape {images.shape}, they must be uint8, "
-            "pictures × height × width × 3: save them so"
-        )
-    shapes = (images.shape[:1], images.shape[:3])
-    if labels is not None and (
-        not np.issubdtype(labels.dtype, np.integer) or labels.shape not in shapes
-    ):
-        raise UserError(
-            f"The labels of {path} are {labels.dtype} of shape {labels.shape}, must be "
-            f"integers of shape {shapes[0]} (a class each) or {shapes[1]} (masks): save them so"
-        )
-    if uncertainties is not None and (
-        not np.issubdtype(uncertainties.dtype, np.floating) or uncertainties.shape != shapes[0]
-    ):
-        raise UserError(
-            f"The uncertainties of {path} are {uncertainties.dtype} of shape "
-            f"{uncertainties.shape}, must be floating-point numbers of shape {shapes[0]}, one a "
-            "picture: save them so"
-        )

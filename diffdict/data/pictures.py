@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -11,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
-from jaxtyping import Float32, Int64, Integer, UInt8
+from jaxtyping import Float32, Int64, Integer, Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffdict.errors import UserError
-from diffdict.files import bytes_bar, write_atomic
+from diffdict.files import bytes_bar, json_text, write_atomic
 
 SPLITS = ("train", "val", "test")
 BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # I: how 16-bit grey came from older encoders
+IN_RANGE = (torch.arange(256).float() / 255 * 2 - 1).numpy()  # of every byte its value in [-1, 1]
 UNREADABLE = (
     UnidentifiedImageError,
     OSError,
@@ -70,25 +72,101 @@ def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
         raise
     except (EOFError, *UNREADABLE) as error:
         raise UserError(f"The mask {path} cannot be read ({error}): replace it") from error
-    if labels.dtype == bool:
-        labels = labels.astype(np.uint8)
-    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim == 3 and labels.shape[-1] == 1:
+        labels = labels[..., 0]
+    if labels.ndim != 2:
         raise UserError(
-            f"The mask {path} must be integers, height × width; it is {labels.dtype} of shape "
-            f"{labels.shape}: save it as uint8"
+            f"The mask {path} must be height × width, it is of shape {labels.shape}: save it so"
         )
-    return labels
+    return whole_numbers(labels, f"The mask {path}")
+
+
+def whole_numbers(labels: Shaped[np.ndarray, "*size"], name: str) -> Integer[np.ndarray, "*size"]:
+    """The labels as integers, where they are such whatever their dtype."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return labels
+    with np.errstate(invalid="ignore"):  # NaN and infinity leave NaN, which is not 0
+        whole = labels.dtype.kind in "bf" and (labels % 1 == 0).all()
+    if not whole:
+        raise UserError(f"{name} must be whole numbers, it is {labels.dtype}: save it as uint8")
+    return labels.astype(np.int64)
 
 
 def fit_picture(
-    pixels: UInt8[np.ndarray, "height width 3"], size: int | None, crop: str | None, name: str
+    pixels: UInt8[np.ndarray, "height width 3"],
+    size: int | None,
+    crop: str | None,
+    name: str,
+    resize: str = "bilinear",
 ) -> Float32[Tensor, "3 side side"]:
-    """The square picture in [-1, 1], resized with Pillow's bilinear filter where sizes differ."""
+    """The square picture in [-1, 1], resized with Pillow's bilinear filter where sizes differ.
+
+    resize=guided: cut and resized as guided-diffusion does it, whatever its shape.
+    """
+    if resize == "guided":
+        check_sides(pixels, name)
+        pixels = fit_guided(pixels, size or min(pixels.shape[:2]))
     pixels = square(pixels, crop, name)
     if size is not None and pixels.shape[0] != size:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    return torch.tensor(pixels).permute(2, 0, 1).contiguous().float() / 255 * 2 - 1
+    return in_range(pixels.transpose(2, 0, 1))
+
+
+def in_range(planes: UInt8[np.ndarray, "*pictures 3 _ _"]) -> Float32[Tensor, "*pictures 3 _ _"]:
+    """The values of bytes in [-1, 1]."""
+    return torch.from_numpy(np.take(IN_RANGE, planes))  # one pass instead of four
+
+
+def fit_guided(
+    pixels: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """The middle of the picture as guided-diffusion cuts it: halved by BOX, then bicubic."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(side // 2 for side in image.size), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize(
+        tuple(round(side * scale) for side in image.size), Image.Resampling.BICUBIC
+    )
+    left, top = ((side - size) // 2 for side in image.size)
+    return np.asarray(image)[top : top + size, left : left + size]
+
+
+def squashed(
+    pixels: UInt8[np.ndarray, "height width 3"], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """All of the picture as a square, whatever that makes of its shape; Pillow's bilinear."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def check_sides(pixels: UInt8[np.ndarray, "height width 3"], name: str) -> None:
+    """What can be cut to a square and still shows something."""
+    height, width = pixels.shape[:2]
+    if min(height, width) < 8 or max(height, width) >= 50 * min(height, width):
+        raise UserError(
+            f"{name} is {width}×{height}: pictures are at least 8 pixels wide and high, and less "
+            "than 50 times as long as wide. Take it out, or replace it"
+        )
+
+
+def check_fit(crop: str | None, resize: str, masks: bool = False) -> None:
+    """How pictures become squares of one size."""
+    if crop not in (None, "center"):
+        raise UserError(f"dataset.crop={crop} is unknown: it is center or null")
+    if resize not in ("bilinear", "guided"):
+        raise UserError(f"dataset.resize={resize} is unknown: it is bilinear or guided")
+    if resize == "guided" and masks:
+        raise UserError(
+            "dataset.resize=guided cuts pictures without masks: dataset.resize=bilinear "
+            "dataset.crop=center, or dataset.masks=false"
+        )
+
+
+def fit_facts(size: int, crop: str | None, resize: str) -> tuple[int | str | None, ...]:
+    """How pictures are fitted, for their fingerprint."""
+    return (size, crop) if resize == "bilinear" else (size, crop, resize)
 
 
 def fit_mask(
@@ -97,9 +175,16 @@ def fit_mask(
     """The square mask, resized to the nearest label as OpenCV does it."""
     labels = square(labels, crop, name)
     if size is not None and labels.shape[0] != size:
-        index = nearest_index(labels.shape[0], size)
-        labels = labels[index[:, None], index]
+        labels = resize_labels(labels, size, size)
     return torch.tensor(labels.astype(np.int64))
+
+
+def resize_labels(
+    labels: Integer[np.ndarray, "_ _"], height: int, width: int
+) -> Integer[np.ndarray, "height width"]:
+    """The nearest label, as OpenCV finds it."""
+    rows, columns = nearest_index(labels.shape[0], height), nearest_index(labels.shape[1], width)
+    return labels[rows[:, None], columns]
 
 
 def nearest_index(source: int, target: int) -> Integer[np.ndarray, " target"]:
@@ -151,21 +236,26 @@ def class_list(
 
 
 def read_classes(folder: Path) -> dict[str, object]:
-    """What classes.json in this folder says (classes, ignore_label), or nothing."""
+    """What classes.json in this folder says of the classes of pixels and pictures, or nothing."""
     path = folder / "classes.json"
     if not path.is_file():
         return {}
     try:
         facts = json.loads(path.read_text())
-        names = facts["classes"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"classes is {names!r}, no list of names")
+        lists = {"classes": facts["classes"], "picture_classes": facts.get("picture_classes", [])}
+        for key, names in lists.items():
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{key} is {names!r}, no list of names")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} must be JSON like {{"classes": ["sky", "road"], "ignore_label": 255}}, '
             f"it fails with {error!r}"
         ) from error
-    return {"class_names": names, "ignore_label": facts.get("ignore_label")}
+    return {
+        "class_names": lists["classes"],
+        "picture_classes": lists["picture_classes"],
+        "ignore_label": facts.get("ignore_label"),
+    }
 
 
 def split_range(
@@ -174,6 +264,7 @@ def split_range(
     """Positions of a split: the first n of its own pictures, or its turn of those all share.
 
     Shared pictures are cut in the order train, val, test; null takes all that are left (val: none).
+    Of its own pictures a split takes those that there are, and says where they are fewer.
     """
     wanted, start = counts[split], 0
     if min(count or 0 for count in counts.values()) < 0:
@@ -186,6 +277,12 @@ def split_range(
         start = min(start, total)
         wanted = 0 if split == "val" and wanted is None else wanted
     left = total - start
+    if left and not shared and (wanted or 0) > left:
+        warnings.warn(
+            f"{dataset} has {left} pictures for {split}, {wanted} were asked for: all are taken.",
+            stacklevel=2,
+        )
+        wanted = left
     if (wanted or 0) > left or (not left and split != "val"):
         way_out = " or put pictures into train/ and test/" if shared else ""
         raise UserError(
@@ -259,7 +356,7 @@ def fingerprint(root: Path, names: Iterable[str], *facts: object) -> str:
         digest.update(f"{name}\0{known[name][0]}\0{known[name][2]}\0".encode())
     if fresh:
         with suppress(OSError, UserError):
-            write_atomic(kept, json.dumps(known).encode())
+            write_atomic(kept, json_text(known).encode())
     return digest.hexdigest()
 
 

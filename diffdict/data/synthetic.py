@@ -1,13 +1,62 @@
 """Synthetic labelled sets: sampled pictures to learn from, real ones to choose and to test with."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.npz import NpzDataset
 from diffdict.data.pictures import read_classes
 from diffdict.errors import UserError
+
+SHARED = ("image_size", "download")  # settings of the synthetic set that its real one takes too
+
+
+class RealPictures(Pictures):
+    """Real pictures under a synthetic set's name; what is wrong with them is said of dataset.real.*
+
+    `real` is made for the split: training pictures where the synthetic set chooses by its val.
+    """
+
+    def __init__(self, name: str, real: Callable[..., Dataset], split: str, **own: object) -> None:
+        known = set(getattr(real, "keywords", {})) - {*SHARED}
+        self.settings = "|".join(sorted(known)) or "$^"
+        with self._below_real():
+            self.pictures = real(split="train" if split == "val" else split, **own)
+        self.real_name, self.pictures.name = self.pictures.name, name
+        for fact in ("name", "split", "image_size", "labelled", "num_classes", "class_names"):
+            setattr(self, fact, getattr(self.pictures, fact))
+        self.palette, self.ignore_label = self.pictures.palette, self.pictures.ignore_label
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        with self._below_real():
+            return self.pictures[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the pictures."""
+        with self._below_real():
+            return self.pictures.fingerprint
+
+    def picture_name(self, index: int) -> str:
+        """As the real set calls it."""
+        return self.pictures.picture_name(index)
+
+    @contextmanager
+    def _below_real(self) -> Iterator[None]:
+        """An error's `dataset.path` becomes the `dataset.real.path` that it means here."""
+        try:
+            yield
+        except UserError as error:
+            place = re.compile(rf"(?<![\w/.])dataset\.(?=(?:{self.settings})\b)")
+            raise UserError(place.sub("dataset.real.", str(error))) from error
 
 
 def synthetic_set(
@@ -29,11 +78,12 @@ def synthetic_set(
     own = {} if image_size is None else {"image_size": image_size}
     if download and "download" in getattr(real, "keywords", {}):
         own["download"] = True  # of both
-    known = real(split="train" if split == "val" else split, **own)
+    known = RealPictures(name, real, split, **own)
     if not known.labelled:
-        raise UserError(f"{known.name} has no masks to test with: dataset/real=… names another set")
+        raise UserError(
+            f"{known.real_name} has no masks to test with: dataset/real=… names another set"
+        )
     if split != "train":
-        known.name = name
         return known
     made = NpzDataset(
         name,
@@ -53,16 +103,17 @@ def synthetic_set(
     return made
 
 
-def _check_classes(made: NpzDataset, known: Dataset) -> None:
+def _check_classes(made: NpzDataset, known: RealPictures) -> None:
     if not made.labelled:
         raise UserError(
             f"{made.path} holds pictures without masks: python extract.py task=samples labeller=… "
             "makes both"
         )
-    said = read_classes(Path(made.path)).get("class_names", known.class_names)
-    if said != known.class_names:
+    ours = known.class_names
+    said = read_classes(Path(made.path)).get("class_names", ours)
+    if said != ours:
         raise UserError(
             f"{made.path} was labelled with {len(said)} classes ({', '.join(said[:3])} …), "
-            f"{known.name} has {len(known.class_names)} ({', '.join(known.class_names[:3])} …): "
+            f"{known.real_name} has {len(ours)} ({', '.join(ours[:3])} …): "
             "dataset/real=… names the set that its labeller learned from"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from diffdict.data.base import Pictures
 from diffdict.data.faces.portrait import draw_face
 from diffdict.data.faces.sketch import PARTS, Dice
+from diffdict.data.faces.traits import TRAITS
 from diffdict.errors import UserError
 
 VERSION = 1  # of the drawing: any change of a pixel raises it
@@ -17,7 +18,7 @@ SPLITS = ("train", "val", "test")
 class ToyFaces(Pictures):
     """Faces by seed: picture i of a split is the same on every machine and for every count."""
 
-    labelled = True
+    labelled, attributes = True, TRAITS
 
     def __init__(
         self,
@@ -59,6 +60,12 @@ class ToyFaces(Pictures):
         if not -self.count <= index < self.count:
             raise IndexError(f"{self.name} ({self.split}) has {self.count} pictures, not {index}")
         index %= self.count
-        picture, mask = draw_face(Dice(self.seed, SPLITS.index(self.split), index), self.image_size)
+        dice = Dice(self.seed, SPLITS.index(self.split), index)
+        picture, mask, traits = draw_face(dice, self.image_size)
         image = torch.from_numpy(picture).permute(2, 0, 1).float().div_(127.5).sub_(1)
-        return {"image": image, "mask": torch.from_numpy(mask), "index": index}
+        return {
+            "image": image,
+            "mask": torch.from_numpy(mask),
+            "attributes": torch.from_numpy(traits),
+            "index": index,
+        }

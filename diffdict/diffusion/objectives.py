@@ -1,13 +1,16 @@
-"""What a network predicts, how that is read and weighed: eps, x0, v, learned variance."""
+"""What a network predicts, how that is read, drawn for training and weighed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffdict.diffusion.edm import Levels, broadcast, loss_weight
+from diffdict.diffusion.process import Process
 from diffdict.diffusion.schedules import (
     Schedule,
     eps_from_v,
@@ -20,6 +23,8 @@ from diffdict.diffusion.schedules import (
 )
 from diffdict.errors import UserError
 
+Net = Callable[[Tensor, Tensor], Tensor]  # (x, timesteps or noise levels [batch]) → its output
+RAREST = 1e-6  # share of the noise levels beyond which validation does not look
 CHOICES = {
     "predict": ("eps", "x0", "v"),
     "variance": ("fixed_small", "fixed_large", "learned_range"),
@@ -37,6 +42,9 @@ class Objective:
     loss: str = "mse"  # mse: hybrid when the variance is learned (Nichol & Dhariwal 2021, eq. 16)
     weighting: str = "none"
     gamma: int | float = 5.0  # where min_snr cuts; 5 is the paper's (Hang et al. 2023)
+    # of ln sigma in training along EDM's levels; no sample hangs on them, so none is named by them
+    p_mean: int | float = field(default=-1.2, repr=False)
+    p_std: int | float = field(default=1.2, repr=False)
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -46,6 +54,8 @@ class Objective:
                 )
         if not self.gamma > 0:
             raise UserError(f"objective.gamma must be positive, not {self.gamma}: 5 is usual")
+        if not self.p_std > 0:
+            raise UserError(f"objective.p_std must be positive, not {self.p_std}: 1.2 is usual")
 
 
 class Interpretation(NamedTuple):
@@ -132,6 +142,71 @@ def snr_weights(
     if objective.weighting == "none":
         table = torch.ones_like(table)
     return table.float().to(t.device)[t]
+
+
+def check_objective(objective: Objective, process: Process) -> None:
+    """What can be learned along EDM's levels: the picture, by its weighted squared error."""
+    if not isinstance(process, Levels):
+        return
+    for key, value, choices in (
+        ("predict", objective.predict, ("x0",)),
+        ("variance", objective.variance, ("fixed_large", "fixed_small")),
+        ("loss", objective.loss, ("mse", "rescaled_mse")),
+        ("weighting", objective.weighting, ("none",)),
+    ):
+        if value not in choices:
+            raise UserError(
+                f"Along EDM's noise levels model.objective.{key} is {' or '.join(choices)}, "
+                f"got {value}: say model.objective.{key}={choices[0]}"
+            )
+
+
+def draw_time(
+    objective: Objective, process: Process, generator: torch.Generator
+) -> Int[Tensor, ""] | Float[Tensor, ""]:
+    """A position of the chain, or a noise level with ln sigma ~ N(p_mean, p_std²)."""
+    if isinstance(process, Levels):
+        normal = torch.randn((), generator=generator, device=generator.device)
+        return (normal * objective.p_std + objective.p_mean).exp()
+    return torch.randint(process.steps, (), generator=generator, device=generator.device)
+
+
+def spread_time(
+    objective: Objective, process: Process, share: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"] | Float[Tensor, " batch"]:
+    """The position or noise level below which this share of the drawn ones lies."""
+    if isinstance(process, Levels):
+        share = share.clamp(RAREST, 1 - RAREST)
+        return (torch.special.ndtri(share) * objective.p_std + objective.p_mean).exp().float()
+    return (share * process.steps).long()
+
+
+def quarter(
+    objective: Objective, process: Process, t: Int[Tensor, " batch"] | Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """In which quarter of the drawn positions or noise levels each lies, 0 the least noisy."""
+    if isinstance(process, Levels):
+        share = torch.special.ndtr((t.log() - objective.p_mean) / objective.p_std)
+        return (share * 4).long().clamp(0, 3)
+    return t * 4 // process.steps
+
+
+def denoising_losses(
+    objective: Objective,
+    process: Process,
+    net: Net,
+    x0: Float[Tensor, "batch channels *shape"],
+    t: Int[Tensor, " batch"] | Float[Tensor, " batch"],
+    noise: Float[Tensor, "batch channels *shape"],
+) -> Losses:
+    """The losses of pictures noised to positions of a chain, or to noise levels of EDM."""
+    x_t = process.noised(x0, t, noise)
+    if isinstance(process, Levels):  # Karras et al. 2022, eq. 8
+        mse = (net(x_t, t).float() - x0) ** 2
+        weighted = loss_weight(broadcast(t, x0), process.sigma_data) * mse
+        return Losses(flat_mean(weighted), flat_mean(mse), None)
+    output = net(x_t, process.timesteps.to(t.device)[t])
+    return training_losses(objective, process, output.float(), x0, x_t, t, noise)
 
 
 def training_losses(

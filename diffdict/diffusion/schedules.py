@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 from itertools import accumulate, repeat
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from diffdict.errors import UserError
 
-Respacing = str | int | Sequence[int]  # "", "50", "ddim50", "10,10,5", 50, [10, 10, 5]
+Respacing = str | int | Sequence[int]  # "", "50", "ddim50", "linspace50", "10,10,5", 50, [10, 5]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,24 @@ class Schedule:
     def steps(self) -> int:
         """The length of the chain."""
         return len(self.betas)
+
+    @property
+    def noise_levels(self) -> Float64[Tensor, " steps"]:
+        """At each step the noise's deviation for a signal of size 1."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
+    def noised(
+        self,
+        images: Float[Tensor, "batch *shape"],
+        t: Int[Tensor, " batch"],
+        noise: Float[Tensor, "#batch *shape"],
+    ) -> Float[Tensor, "batch *shape"]:
+        """The pictures at positions t of the chain."""
+        return q_sample(self, images, t, noise)
+
+    def start(self, noise: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        """Pure noise."""
+        return noise
 
     def to(self, device: torch.device | str) -> "Schedule":
         """The same tables on another device."""
@@ -70,6 +89,16 @@ def cosine_betas(steps: int) -> Float64[Tensor, " steps"]:
     s = torch.arange(steps + 1, dtype=torch.float64) / steps
     alphas_cumprod = torch.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
+
+
+def constant_betas(steps: int) -> Float64[Tensor, " steps"]:
+    """0.008 at each of 1000 steps, as codes are noised (Preechakul et al. 2022)."""
+    if steps <= 8:
+        raise UserError(
+            f"The constant schedule needs more than 8 steps, because its beta is 8/steps; not "
+            f"{steps}: give steps=1000"
+        )
+    return torch.full((steps,), 8 / steps, dtype=torch.float64)
 
 
 def tables(betas: Float64[Tensor, " steps"], timesteps: Int64[Tensor, " steps"]) -> Schedule:
@@ -104,7 +133,7 @@ def tables(betas: Float64[Tensor, " steps"], timesteps: Int64[Tensor, " steps"])
 
 def make_schedule(name: str = "linear", steps: int = 1000, respacing: Respacing = "") -> Schedule:
     """A schedule by name, thinned out by a respacing."""
-    makers = {"linear": linear_betas, "cosine": cosine_betas}
+    makers = {"linear": linear_betas, "cosine": cosine_betas, "constant": constant_betas}
     if name not in makers:
         raise UserError(f"No noise schedule is called {name!r}: choose one of {', '.join(makers)}")
     if steps < 1:
@@ -124,10 +153,15 @@ def respace(schedule: Schedule, spec: Respacing) -> Schedule:
 
 
 def respaced_timesteps(steps: int, spec: Respacing) -> list[int]:
-    """The steps kept: "ddim25" by one whole stride, "25" evenly, "10,10,5" section by section."""
+    """The steps kept: "ddim25" by one whole stride, "25" evenly, "10,10,5" section by section.
+
+    "linspace25" is PDAE's set: the 25 + 1 points of a line from the first step to the last.
+    """
     text = spec.strip() if isinstance(spec, str) else str(spec).strip("[]()")
     if text == "":
         return list(range(steps))
+    if text.startswith("linspace"):
+        return spaced(steps, text.removeprefix("linspace"))
     numbers = text.removeprefix("ddim").split(",")
     if not all(n.strip().isdecimal() and int(n) > 0 for n in numbers) or (
         text.startswith("ddim") and len(numbers) > 1
@@ -138,6 +172,17 @@ def respaced_timesteps(steps: int, spec: Respacing) -> list[int]:
         )
     counts = [int(n) for n in numbers]
     return strided(steps, counts[0]) if text.startswith("ddim") else sectioned(steps, counts)
+
+
+def spaced(steps: int, count: str) -> list[int]:
+    """`count` + 1 points from the first step to the last, rounded down, each once."""
+    if not count.isdecimal() or not 1 <= int(count) <= steps:
+        raise UserError(
+            f"Respacing linspace{count} of {steps} steps: the number after linspace lies in "
+            f"1..{steps}, such as linspace{min(100, steps)}"
+        )
+    points = np.linspace(0, steps - 1, int(count) + 1)
+    return sorted({int(point) for point in points})
 
 
 def strided(steps: int, count: int) -> list[int]:

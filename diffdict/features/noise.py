@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdict.backbones.base import Backbone, Block
+from diffdict.backbones.base import Backbone, Block, Timestep
 
 
 class Noise(NamedTuple):
@@ -18,6 +18,11 @@ class Noise(NamedTuple):
     shared: bool = True  # one tensor for all pictures (Baranchuk et al. 2022), or one a picture
     seed: int = 0
     draws: int = 1
+    device: str = "cpu"  # whose generator draws it: a GPU's gives other numbers for the same seed
+
+    def facts(self) -> dict[str, bool | int | str]:
+        """What a store says of it; nothing of the CPU, as stores did before there was a choice."""
+        return {key: value for key, value in self._asdict().items() if value != "cpu"}
 
     def for_pictures(
         self, indices: Sequence[int], shape: tuple[int, int, int]
@@ -27,39 +32,42 @@ class Noise(NamedTuple):
         It depends on the seed and the picture's index only, never on the batch.
         """
         if self.shared:
-            return _shared(self.seed, self.draws, shape)[:, None]
+            return _shared(self.seed, self.draws, shape, self.device)[:, None]
         seeds = [np.random.SeedSequence([self.seed, int(index)]) for index in indices]
-        own = [_draws(int(s.generate_state(1, np.uint64)[0]), self.draws, shape) for s in seeds]
+        states = [int(s.generate_state(1, np.uint64)[0]) for s in seeds]
+        own = [_draws(state, self.draws, shape, self.device) for state in states]
         return torch.stack(own, dim=1)
 
 
 @lru_cache(maxsize=4)
 def _shared(
-    seed: int, draws: int, shape: tuple[int, int, int]
+    seed: int, draws: int, shape: tuple[int, int, int], device: str
 ) -> Float[Tensor, "draws channels height width"]:
-    return _draws(seed, draws, shape)
+    return _draws(seed, draws, shape, device)
 
 
 def _draws(
-    seed: int, draws: int, shape: tuple[int, int, int]
+    seed: int, draws: int, shape: tuple[int, int, int], device: str
 ) -> Float[Tensor, "draws channels height width"]:
-    """Drawn one after the other on the CPU, so that more draws keep the first ones."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randn(shape, generator=generator) for _ in range(draws)])
+    """Drawn one after the other, so that more draws keep the first ones."""
+    generator = torch.Generator(device).manual_seed(seed)
+    drawn = [torch.randn(shape, generator=generator, device=device) for _ in range(draws)]
+    return torch.stack(drawn).cpu()
 
 
 def noised_features(
     net: Backbone,
     images: Float[Tensor, "batch 3 height width"],
     indices: Sequence[int],
-    timestep: int | None,
+    timestep: Timestep,
     blocks: Sequence[Block],
     noise: Noise,
 ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
     """The blocks' maps of these pictures, averaged in fp32 over the draws: one pass a draw."""
     if net.num_timesteps is None:
         return net.features(images, timestep, blocks)
-    draws = noise.for_pictures(indices, tuple(images.shape[1:])).to(images.device)
+    shape = net.noise_shape(tuple(images.shape[1:]))
+    draws = noise.for_pictures(indices, shape).to(images.device)
     maps = net.features(images, timestep, blocks, draws[0])
     if noise.draws == 1:
         return maps

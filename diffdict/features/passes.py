@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone, Block
 from diffdict.errors import UserError
+from diffdict.features.locations import Blocks, Key, Timesteps, listed
 from diffdict.features.noise import Noise, noised_features
-from diffdict.features.shards import TORCH
+from diffdict.features.store.shards import TORCH
 
-Timesteps = int | Sequence[int] | None  # None: of a network without; of a store all that it has
-Blocks = Block | Sequence[Block] | None  # None: the usual ones; "all": every block
-Key = tuple[int | None, Block]  # a timestep, and a block
 COMPUTE = ("fp32", "bf16", "fp16")
 
 
@@ -59,8 +57,7 @@ class Passes:
         `indices` are the pictures' numbers, for which their noise is drawn.
         """
         wanted, maps = self.keys if wanted is None else wanted, {}
-        half = self.compute != "fp32"
-        with torch.autocast(images.device.type, TORCH[self.compute], enabled=half):
+        with self._precision(images):
             for timestep in self.timesteps:
                 blocks = [block for block in self.blocks if (timestep, block) in wanted]
                 if blocks:
@@ -68,47 +65,18 @@ class Passes:
                     maps |= {(timestep, block): x for block, x in seen.items()}
         return maps
 
+    @torch.no_grad()
+    def own_maps(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        indices: Sequence[int],
+        timesteps: Int[Tensor, " batch"],
+    ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:
+        """The blocks' maps of these pictures, each at its own timestep."""
+        with self._precision(images):
+            return noised_features(self.net, images, indices, timesteps, self.blocks, self.noise)
 
-def listed(value: Timesteps | Blocks) -> list | None:
-    """One or several things asked for, each once; None stays None."""
-    if value is None:
-        return None
-    each = [value] if isinstance(value, (int, str)) else list(dict.fromkeys(value))
-    if not each:
-        raise UserError("timestep= and block= ask for one or several, got none: []")
-    return each
-
-
-def in_order(block: Blocks) -> list[Block] | None:
-    """The blocks ascending; None for all of them."""
-    blocks = listed(block)
-    if blocks is None or blocks == ["all"]:
-        return None
-    return sorted(blocks, key=lambda name: (isinstance(name, str), name))
-
-
-def place(timestep: Timesteps, block: Blocks) -> str:
-    """For a sentence: timestep 50, 150, block 6."""
-    at = "" if timestep is None else f"timestep {spoken(timestep)}, "
-    return f"{at}block {spoken(block)}"
-
-
-def extraction(dataset: str, backbone: str, timestep: Timesteps, block: Blocks) -> str:
-    """The command that makes these features."""
-    typed = f"block={_typed(block)}"
-    if timestep is None:
-        typed += f" backbone={backbone}"  # no dataset brings a network without timesteps
-    else:
-        typed = f"timestep={_typed(timestep)} {typed}"
-    return f"python extract.py dataset={dataset} {typed}"
-
-
-def spoken(value: Timesteps | Blocks) -> str:
-    """For people: 5, 6."""
-    return ", ".join(map(str, listed(value) or ["all"]))
-
-
-def _typed(value: Timesteps | Blocks) -> str:
-    """For a command line: [5,6]."""
-    names = ",".join(map(str, listed(value) or ["all"]))
-    return f"[{names}]" if "," in names else names
+    def _precision(self, images: Tensor) -> torch.autocast:
+        """Where the network's matrix products are computed as asked."""
+        half = self.compute != "fp32"
+        return torch.autocast(images.device.type, TORCH[self.compute], enabled=half)

@@ -1,4 +1,4 @@
-"""Where features come from: a finished store, or the frozen backbone at work; one interface."""
+"""Sources of features: a finished store, or a frozen backbone, behind one interface."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,26 +11,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone, Block
-from diffdict.checkpoints import sha256_at_hand
+from diffdict.checkpoints import check_domain, sha256_at_hand
 from diffdict.errors import UserError
+from diffdict.features.locations import Blocks, Key, Timesteps, in_order, place
 from diffdict.features.noise import Noise
-from diffdict.features.passes import (
-    COMPUTE,
-    Blocks,
-    Key,
-    Passes,
-    Timesteps,
-    extraction,
-    in_order,
-    place,
-)
-from diffdict.features.sealed import read_sealed
-from diffdict.features.shards import MASK, TORCH, Stream
-from diffdict.features.store import FeatureStore, store_path
+from diffdict.features.passes import COMPUTE, Passes
+from diffdict.features.store import FeatureStore, check_pool, store_path
+from diffdict.features.store.missing import MissingFeatures
+from diffdict.features.store.sealed import read_sealed
+from diffdict.features.store.shards import TORCH, Stream
 
 
 class StoredSource:
-    """A split's maps in timestep-then-block order, as extract.py left them."""
+    """A split's feature maps from a store, ordered by timestep, then block."""
 
     def __init__(
         self,
@@ -43,23 +36,28 @@ class StoredSource:
         noise: Noise | None = None,
         expect: Mapping | None = None,
         pictures: int | None = None,
+        pool: str | None = None,
     ) -> None:
-        """Features made with another `noise`, or of other facts than `expect`, are refused.
+        """Refuses features made with another `noise`, or whose facts differ from `expect`.
 
-        `pictures`: so many first ones of the store; None: all.
+        `pictures`: only that many pictures, the first of the store; None: all of them.
         """
-        path = store_path(Path(root), dataset, backbone, split)
+        path = store_path(Path(root), dataset, backbone, split, pool)
         if not (path / "store.json").is_file():
-            raise UserError(
+            raise MissingFeatures(
                 f"No features of {dataset} ({split}) at {place(timestep, block)} in {root}/. "
-                f"Make them: {extraction(dataset, backbone, timestep, block)}"
+                "Make them:",
+                timestep,
+                block,
+                path=path,
+                split=split,
             )
         blocks = in_order(block)
         self.store = FeatureStore.open(path, timestep=timestep, block=blocks, expect=expect)
         self._check_noise(noise)
         self.pictures = len(self.store) if pictures is None else min(pictures, len(self.store))
         streams = self.store.streams.values()
-        self.streams = [stream for stream in streams if stream.block != MASK]
+        self.streams = [stream for stream in streams if not stream.is_label]
         self.dtype = TORCH[self.streams[0].dtype]
 
     def __len__(self) -> int:
@@ -67,8 +65,13 @@ class StoredSource:
 
     @property
     def facts(self) -> dict:
-        """What the store says of itself."""
+        """The store's facts: its dataset, backbone, noise and number of pictures."""
         return {**self.store.facts, "pictures": len(self)}
+
+    @property
+    def noise_levels(self) -> list[float | None]:
+        """Of each stream the noise at its timestep, which a store does not say."""
+        return [None] * len(self.streams)
 
     def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
         """Every map of these pictures as [pictures, tokens, channels], copied out of the shards."""
@@ -83,8 +86,16 @@ class StoredSource:
         """The picture's labels."""
         return self.store.mask(picture)
 
+    def label(self, picture: int) -> int:
+        """The picture's class."""
+        return int(self.store.label(picture))
+
+    def attributes(self, picture: int) -> Float[Tensor, " attributes"]:
+        """The picture's attributes; NaN where unknown."""
+        return self.store.attributes(picture)
+
     def read_ahead(self, stream: Stream, shard: int, strips: Iterable[int], tokens: int) -> None:
-        """Asks the system to fetch these strips of `tokens` tokens of a shard from the disk."""
+        """Asks the system to read these strips of `tokens` tokens of a shard from disk."""
         if not hasattr(os, "posix_fadvise"):
             return
         file = self.store.file(stream.name, shard)
@@ -99,16 +110,16 @@ class StoredSource:
 
     def _check_noise(self, noise: Noise | None) -> None:
         stored = self.store.identity["noise"]
-        if noise is None or stored is None or stored == noise._asdict():
+        if noise is None or stored is None or stored == noise.facts():
             return
         raise UserError(
             f"The features in {self.store.path} were made with noise {stored}, "
-            f"this run asks for {noise._asdict()}: give the same noise.* or another paths.features"
+            f"this run asks for {noise.facts()}: give the same noise.* or another paths.features"
         )
 
 
 class LiveSource:
-    """The same maps from a frozen backbone, computed when asked for and not kept."""
+    """The same maps from a frozen backbone, computed on demand and not stored."""
 
     def __init__(
         self,
@@ -122,7 +133,7 @@ class LiveSource:
         device: torch.device | str = "cpu",
         batch_size: int = 8,
     ) -> None:
-        """`dtype` is that of the tokens, `compute` that of the network's matrix products."""
+        """`dtype`: of the tokens; `compute`: of the network's matrix products."""
         if dtype not in COMPUTE:
             raise UserError(f"data.dtype is one of {', '.join(COMPUTE)}, got {dtype}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
@@ -136,42 +147,52 @@ class LiveSource:
 
     @property
     def facts(self) -> dict:
-        """What a store of the same features would say."""
-        names = ("split", "image_size", "num_classes", "class_names", "palette", "ignore_label")
-        own = {name: getattr(self.dataset, name) for name in (*names, "labelled")}
+        """The facts that a store of the same features would have."""
         return {
-            **own,
-            "dataset": self.dataset.name,
+            **self.dataset.facts,
+            "split": self.dataset.split,
             "pictures": len(self),
             "backbone": self.net.name,
             "backbone_sha256": self.net.sha256,
-            "noise": self.passes.noise._asdict() if self.net.num_timesteps is not None else None,
+            "noise": self.passes.noise.facts() if self.net.num_timesteps is not None else None,
         }
+
+    @property
+    def noise_levels(self) -> list[float | None]:
+        """Of each stream the deviation of the noise at its timestep."""
+        return [self.passes.net.noise_level(stream.timestep) for stream in self.streams]
 
     def maps(self, pictures: Sequence[int]) -> list[Shaped[Tensor, "pictures _ _"]]:
         """Every map of these pictures as [pictures, tokens, channels], a few pictures to a pass."""
-        starts = range(0, len(pictures), self.batch_size)
-        parts = [self._pass(pictures[i : i + self.batch_size]) for i in starts]
+        parts = []
+        for start in range(0, len(pictures), self.batch_size):
+            maps = self._pass(pictures[start : start + self.batch_size]).values()
+            parts.append([x.flatten(2).mT.to(self.dtype) for x in maps])
         return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def mask(self, picture: int) -> Shaped[Tensor, "height width"]:
         """The picture's labels."""
         return self.dataset[picture]["mask"]
 
+    def label(self, picture: int) -> int:
+        """The picture's class."""
+        return self.dataset[picture]["label"]
+
+    def attributes(self, picture: int) -> Float[Tensor, " attributes"]:
+        """The picture's attributes; NaN where unknown."""
+        return self.dataset[picture]["attributes"]
+
     def _shapes(self) -> dict[Block, tuple[int, int, int]]:
-        """Of every block: the network's own, or seen in one pass over pictures of another size."""
+        """The shape of each block's map, measured in a pass if pictures have another size."""
         if self.dataset.image_size == self.net.image_size:
             return self.net.shapes
         first = self.passes.keys[: len(self.passes.blocks)]
-        return {block: tuple(x.shape[1:]) for (_, block), x in self._see([0], first).items()}
+        return {block: tuple(x.shape[1:]) for (_, block), x in self._pass([0], first).items()}
 
-    def _pass(self, pictures: Sequence[int]) -> list[Tensor]:
-        return [x.flatten(2).mT.to(self.dtype) for x in self._see(pictures).values()]
-
-    def _see(
+    def _pass(
         self, pictures: Sequence[int], wanted: Sequence[Key] | None = None
-    ) -> dict[Key, Tensor]:
-        """What the backbone is asked for of these pictures."""
+    ) -> dict[Key, Float[Tensor, "pictures _ _ _"]]:
+        """The maps of these pictures: all of them, or those wanted."""
         indices = [int(index) for index in pictures]
         images = torch.stack([self.dataset[index]["image"] for index in indices])
         return self.passes.maps(images.to(self.device), indices, wanted)
@@ -180,66 +201,80 @@ class LiveSource:
 Source = StoredSource | LiveSource
 
 
-class Origin:
-    """Opens the features of any split, once: what the data modules of tokens and pixels share."""
+class FeatureSources:
+    """Opens the features of each split once: its store, or a backbone shared by all splits."""
 
     def __init__(
         self,
-        source: str,
-        pictures: tuple[str, Callable[..., Dataset] | None],
-        backbone: tuple[str, Callable[[], Backbone] | Backbone | None, str | None],
+        *,
+        dataset: Callable[..., Dataset] | None,
+        backbone: Callable[[], Backbone] | Backbone | None,
+        dataset_name: str,
+        backbone_name: str,
+        checkpoint: str | None,
         root: str | Path,
-        asked: tuple[Timesteps, Blocks, Mapping | None],
-        precision: tuple[str, str],
+        timestep: Timesteps,
+        block: Blocks,
+        noise: Mapping | None,
+        source: str,
+        dtype: str,
+        compute: str,
+        pool: str | None = None,
     ) -> None:
-        """Pictures and backbone by name, and made on demand; the backbone's checkpoint beside it.
-
-        `asked` is timestep, block, noise; `precision` is dtype and compute, those of LiveSource.
-        """
+        """`dataset` builds a split and `backbone` the network, each when first needed."""
         if source not in ("store", "live"):
             raise UserError(f"data.source is store or live, got {source!r}")
-        self.live, self.root, self.precision = source == "live", root, precision
-        self.dataset_name, self.dataset = pictures
-        self.backbone_name, self.backbone, self.checkpoint = backbone
-        self.timestep, self.block = asked[:2]
-        self.noise = Noise(**(asked[2] or {}))
+        self.live, self.root, self.checkpoint = source == "live", root, checkpoint
+        self.dataset, self.dataset_name = dataset, dataset_name
+        self.backbone, self.backbone_name = backbone, backbone_name
+        self.timestep, self.block, self.noise = timestep, block, Noise(**(noise or {}))
+        check_pool(pool)
+        self.dtype, self.compute, self.pool = dtype, compute, pool
         self.opened: dict[str, Source] = {}
         self._pictures: dict[str, Dataset | None] = {}
 
     def open(self, split: str, device: torch.device) -> Source:
-        """The features of a split; a live backbone works on `device`."""
+        """The features of a split; a live backbone runs on `device`."""
         if split not in self.opened:
             self.opened[split] = self._live(split, device) if self.live else self._stored(split)
         return self.opened[split]
 
-    def picture(self, split: str, index: int) -> Float[Tensor, "3 height width"] | None:
-        """The picture that the backbone looked at, in [-1, 1]; None where it is not here."""
-        pictures = self.pictures(split)
-        return None if pictures is None else pictures[index]["image"]
-
-    def picture_name(self, split: str, index: int) -> str:
-        """What its dataset calls it, or its number where the dataset is not here."""
-        pictures = self.pictures(split)
-        return f"{split}/{index:05d}" if pictures is None else pictures.picture_name(index)
+    def has(self, split: str) -> bool:
+        """Whether a split has features: a store, or a backbone to compute them."""
+        path = self._path(split)
+        return self.live or (path / "store.json").is_file()
 
     def pictures(self, split: str) -> Dataset | None:
-        """The split's dataset: a store is of use without it too."""
+        """The split's dataset; None if it is not on this machine, where a store suffices."""
         if split not in self._pictures:
             self._pictures[split] = None
             if self.dataset is not None:
-                with suppress(UserError):  # the pictures stayed on another machine
+                with suppress(UserError):  # the pictures are on another machine
                     self._pictures[split] = self.dataset(split=split)
         return self._pictures[split]
 
     def _stored(self, split: str) -> StoredSource:
-        names = self.dataset_name, self.backbone_name
-        asked = self.timestep, self.block, self.noise
+        if self.checkpoint is not None and not self.has(split):
+            check_domain(self.checkpoint)  # else the proposed extraction would fail too
         pictures = self.pictures(split)
-        first = None if pictures is None else len(pictures)
-        return StoredSource(self.root, *names, split, *asked, self._expected(split), first)
+        return StoredSource(
+            self.root,
+            self.dataset_name,
+            self.backbone_name,
+            split,
+            timestep=self.timestep,
+            block=self.block,
+            noise=self.noise,
+            expect=self._expected(split),
+            pictures=None if pictures is None else len(pictures),
+            pool=self.pool,
+        )
+
+    def _path(self, split: str) -> Path:
+        return store_path(self.root, self.dataset_name, self.backbone_name, split, self.pool)
 
     def _expected(self, split: str) -> dict[str, str]:
-        """Hashes of the pictures and weights that lie here."""
+        """Hashes of the pictures and weights that are on this machine."""
         expected = {}
         if self.checkpoint is not None and (sha256 := sha256_at_hand(self.checkpoint)):
             expected["backbone_sha256"] = sha256
@@ -249,25 +284,35 @@ class Origin:
         return expected
 
     def _as_stored(self, split: str) -> Dataset | None:
-        """The split's dataset, with as many pictures as the store has: it serves their first n."""
+        """The split's dataset, with as many pictures as the store holds, if it holds more."""
         pictures, name = self.pictures(split), f"{split}_pictures"
-        path = store_path(self.root, self.dataset_name, self.backbone_name, split)
+        path = self._path(split)
         if pictures is None or not (path / "store.json").is_file():
             return pictures
-        held, asked = read_sealed(path / "store.json")["identity"]["pictures"], len(pictures)
-        if held < asked:
-            raise UserError(
-                f"{path} holds the features of {held} pictures, dataset.{name} asks for {asked}: "
-                f"delete it, then python extract.py dataset={self.dataset_name} "
-                f"dataset.{name}={asked}, or choose another paths.features"
+        stored, wanted = read_sealed(path / "store.json")["identity"]["pictures"], len(pictures)
+        if stored < wanted:
+            raise MissingFeatures(
+                f"{path} holds the features of {stored} pictures, dataset.{name} asks for "
+                f"{wanted}: delete it, then",
+                self.timestep,
+                self.block,
+                ", or choose another paths.features",
+                path=path,
             )
-        if held > asked and name in getattr(self.dataset, "keywords", {}):
-            return self.dataset(split=split, **{name: held})
+        if stored > wanted and name in getattr(self.dataset, "keywords", {}):
+            return self.dataset(split=split, **{name: stored})
         return pictures
 
     def _live(self, split: str, device: torch.device) -> LiveSource:
         if not isinstance(self.backbone, Backbone):  # built once, for all splits
             self.backbone = self.backbone()
-        asked = self.timestep, self.block, self.noise
-        dataset = self.dataset(split=split)
-        return LiveSource(dataset, self.backbone, *asked, *self.precision, device=device)
+        return LiveSource(
+            self.dataset(split=split),
+            self.backbone,
+            timestep=self.timestep,
+            block=self.block,
+            noise=self.noise,
+            dtype=self.dtype,
+            compute=self.compute,
+            device=device,
+        )

@@ -1,6 +1,5 @@
 """Files that are whole or absent: atomic writes, free space, checked downloads, safe archives."""
 
-from diffdict.files.alone import alone, busy
 from diffdict.files.archive import unpack
 from diffdict.files.atomic import (
     bytes_bar,
@@ -19,17 +18,21 @@ from diffdict.files.atomic import (
 )
 from diffdict.files.fetch import download
 from diffdict.files.folder import fresh, unused, write_folder
+from diffdict.files.json_text import as_json_values, json_text
+from diffdict.files.lock import busy, exclusive_folder
 
 __all__ = [
-    "alone",
+    "as_json_values",
     "busy",
     "bytes_bar",
     "console",
     "download",
+    "exclusive_folder",
     "free_bytes",
     "fresh",
     "fsync",
     "human_bytes",
+    "json_text",
     "plain_disk_errors",
     "publish",
     "remove",

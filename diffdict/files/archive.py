@@ -28,9 +28,8 @@ CHUNK = 1 << 20  # bytes moved at a time
 HEADER = 16 << 20  # an archive's header larger than this is an attack on memory
 BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
-Member = tuple[
-    str, int, BufferedIOBase | None
-]  # name in the archive, announced size, contents of a file
+# name in the archive, announced size, contents of a file
+ArchiveMember = tuple[str, int, BufferedIOBase | None]
 
 
 def unpack(archive: str | Path, folder: str | Path) -> Path:
@@ -63,7 +62,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
         remove(temp)
 
 
-def _zip_members(raw: BufferedIOBase, archive: Path) -> Iterator[Member]:
+def _zip_members(raw: BufferedIOBase, archive: Path) -> Iterator[ArchiveMember]:
     with zipfile.ZipFile(raw) as pack:
         infos = pack.infolist()
         require_space(archive, sum(info.file_size for info in infos), f"what {archive} holds")
@@ -89,7 +88,7 @@ class _Careful:
         return self._read(size)
 
 
-def _tar_members(raw: BufferedIOBase, archive: Path) -> Iterator[Member]:
+def _tar_members(raw: BufferedIOBase, archive: Path) -> Iterator[ArchiveMember]:
     raw.seek(0)
     magic = raw.read(6)
     raw.seek(0)

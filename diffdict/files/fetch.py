@@ -27,6 +27,7 @@ from diffdict.files.atomic import (
     write_atomic,
 )
 from diffdict.files.atomic import sha256 as _digest  # download() has an argument of that name
+from diffdict.files.json_text import json_text
 
 try:
     import fcntl
@@ -178,7 +179,7 @@ class _Download:
                 return
             if start == 0:
                 self.file.truncate(0)
-                write_atomic(self.state, json.dumps(remote._asdict()).encode())
+                write_atomic(self.state, json_text(remote._asdict()).encode())
             self.file.seek(start)
             if remote.length is not None:
                 require_space(self.path, remote.length - start, self.path.name)

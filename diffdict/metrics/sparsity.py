@@ -1,21 +1,20 @@
 """How well a dictionary gives tokens back, with how few latents, and how alike its rows are."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from diffdict.errors import UserError
+from diffdict.metrics.base import ExactMetric
 
 SAME = 1e-12  # variance as a share of the second moment: below, float64 sums see rounding alone
 DECADES, BINS = 8, 32  # a density lies between 1e-8 and 1; four bins a decade
 
 
-class Figures(NamedTuple):
+class SparsityFigures(NamedTuple):
     """What a dictionary does to the tokens it has seen."""
 
     fvu: Float64[Tensor, ""]  # squared error / variance about the mean; 1 - FVU is the R²
@@ -25,7 +24,7 @@ class Figures(NamedTuple):
     density: Float64[Tensor, " latents"]  # share of the tokens at which each was active
 
 
-class Sparsity(Metric):
+class Sparsity(ExactMetric):
     """Reconstruction and use of latents over all tokens of all ranks, in sums of float64.
 
     FVU is the squared error over the variance about the mean of the tokens seen, summed over the
@@ -53,10 +52,6 @@ class Sparsity(Metric):
     def _sum(self, name: str, zero: Tensor) -> None:
         self.add_state(name, zero, dist_reduce_fx="sum")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: str = "") -> "Sparsity":
-        """Goes to another device with its module, but keeps float64 in a bf16 one."""
-        return super()._apply(lambda x: x.to(fn(x).device), exclude_state)
-
     def update(
         self,
         x: Float[Tensor, "tokens d_in"],
@@ -75,7 +70,7 @@ class Sparsity(Metric):
         self.active += active.sum()
         self.fired.index_add_(0, latents, active)
 
-    def compute(self) -> Figures:
+    def compute(self) -> SparsityFigures:
         """The figures of everything seen."""
         tokens = self.tokens.double()
         if tokens == 0:
@@ -86,7 +81,7 @@ class Sparsity(Metric):
         variance = self.second.sum() - self.first.square().sum() / tokens
         if variance <= SAME * self.second.sum():
             variance = torch.full_like(variance, torch.nan)
-        return Figures(
+        return SparsityFigures(
             fvu=self.squared_error / variance,
             cosine=self.cosine / tokens,
             l0=self.active / tokens,
@@ -95,20 +90,20 @@ class Sparsity(Metric):
         )
 
 
-class Histogram(NamedTuple):
+class DensityHistogram(NamedTuple):
     """Counts between edges that are the same for every dictionary."""
 
     edges: Float64[Tensor, " edges"]  # log10 of the density, from -8 to 0
     counts: Int64[Tensor, " bins"]  # the first holds what is rarer too, the dead included
 
 
-def density_histogram(density: Float[Tensor, " latents"]) -> Histogram:
+def density_histogram(density: Float[Tensor, " latents"]) -> DensityHistogram:
     """How many latents are how rare: a page and a live plot show the same numbers."""
     # rounded, so that a density of 0.1 falls into one bin in float32 and float64
     logs = density.detach().double().cpu().log10().mul(1e6).round().div(1e6)
     number = (logs.clamp(-DECADES, 0) + DECADES) * (BINS // DECADES)
     counts = number.long().clamp(max=BINS - 1).bincount(minlength=BINS)
-    return Histogram(torch.linspace(-DECADES, 0, BINS + 1, dtype=torch.float64), counts)
+    return DensityHistogram(torch.linspace(-DECADES, 0, BINS + 1, dtype=torch.float64), counts)
 
 
 class Coherence(NamedTuple):

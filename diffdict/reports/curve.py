@@ -1,55 +1,46 @@
-"""`report=curve`: a figure against a number, a line for each other choice, a band over seeds."""
+"""`report=curve`: a figure against a number, a line for each other choice, bars over seeds."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
-
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.drawing.canvas import (
-    FAINT,
-    INK,
-    LINES,
-    PAPER,
-    Colour,
-    stacked,
-    text_at,
-    wide,
-    write_png,
-)
-from diffdict.reports.runs.collected import Collected
-from diffdict.reports.runs.folders import Runs
-from diffdict.reports.runs.points import (
+from diffdict.reports.drawing.chart import LINES, MARKERS, new_figure, styled, write_chart
+from diffdict.reports.sweeps.collected import Collected
+from diffdict.reports.sweeps.points import (
+    NOISE,
     Mean,
     Point,
     Value,
     averaged,
     compared,
     grouped,
+    random_of,
     row_of,
     titled,
+    unit,
     varying,
 )
-from diffdict.reports.runs.rows import as_csv, print_rows, spoken
+from diffdict.results.folders import Runs
+from diffdict.results.tables import as_csv, format_cell, print_rows
 
-WIDE, TALL, GAP, LINE = 480, 280, 16, 20  # of the plot; around it; of a line of text
-FINE = 3  # lines are drawn so many times larger, and come out smooth
+WIDE, TALL, LINE, LETTER = 6.6, 2.9, 0.19, 0.075  # inches of a plot; of the text in a legend
 DECADES = 20  # numbers along the axis that span more than this factor are spread by logarithm
+APART = 0.05  # of the axis, at least, between numbers that are written along it
 
 
 class Trace(NamedTuple):
     """One line."""
 
     title: str
-    colour: Colour
+    place: int  # among all choices, which each have a colour of their own
     means: dict[float, Mean]  # by the number along the axis, ascending
+    random: dict[float, Mean]  # what as many random directions reach, where it was measured
 
 
 class Curve:
-    """`<folder>/curve.png` and `curve.csv`."""
+    """`<folder>/curve.png` (and `.svg`) and `curve.csv`."""
 
     def __init__(
         self,
@@ -57,16 +48,24 @@ class Curve:
         x: str | None = None,
         metrics: Sequence[str] | None = None,
         over: Sequence[str] | None = ("seed",),
-        task: str | None = None,
+        task: str | Sequence[str] | None = None,
+        only: Mapping[str, object] | None = None,
     ) -> None:
-        """`x`: the setting along the axis, as it was typed; `over`: what is averaged."""
+        """`x`: the setting along the axis, as it was typed; `over`: what is averaged.
+
+        Besides what is typed there are backbone.step, the steps of a training whose checkpoint was
+        measured, and sigma, the noise of a timestep, on which all diffusion networks compare.
+        `only`: settings and the values that are drawn, such as {block: 6}.
+        """
         self.folder, self.x, self.metrics = Path(folder), x, metrics
-        self.over, self.task = over, task
+        self.over, self.task, self.only = over, task, only
 
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
         along = [] if self.x is None else [self.x]
-        points, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over, along)
+        points, keys, groups, metrics = compared(
+            runs, self.task, self.metrics, self.over, along, self.only
+        )
         self._check_axis(points)
         rows = [
             row_of(dict(zip([*keys, self.x], (*values, number), strict=True)), own, metrics)
@@ -75,8 +74,8 @@ class Curve:
         ]
         folder = files.writable_folder(self.folder)
         files.write_atomic(folder / "curve.csv", as_csv(rows).encode())
-        plots = [draw(metric, self.x, self._traces(groups, keys, metric)) for metric in metrics]
-        picture = write_png(stacked(plots), folder / "curve.png")
+        plots = {metric: self._traces(groups, keys, metric) for metric in metrics}
+        picture = write_chart(draw_curves(plots, self.x, self.over or ()), folder / "curve.png")
         print_rows(rows)
         print(f"curve: {picture}")
         return Collected("curve", rows, picture)
@@ -87,6 +86,12 @@ class Curve:
         ]
         if self.x in numbers:
             return
+        if self.x == NOISE:
+            raise UserError(
+                "x=sigma is the noise of a timestep, and it is not known of all these runs, or is "
+                "one: it is measured of a diffusion network with task=probe_sweep (of pictures, "
+                "not of a store), linear_probe or geometry, at several timesteps"
+            )
         said = "report=curve needs x=" if self.x is None else f"x={self.x} is no number that varies"
         raise UserError(
             f"{said}: the setting along the axis. Numbers that vary between these runs: "
@@ -99,10 +104,10 @@ class Curve:
         traces = []
         for number, (values, points) in enumerate(groups.items()):
             along = grouped(points, [self.x])
-            means = {float(x): averaged(own, metric) for (x,), own in along.items()}
-            known = {x: mean for x, mean in means.items() if mean is not None}
-            if known:
-                traces.append(Trace(titled(keys, values), LINES[number % len(LINES)], known))
+            means, random = (_means(along, name) for name in (metric, random_of(metric)))
+            if means:
+                title = titled(keys, values) or titled(keys, ["none"] * len(keys))
+                traces.append(Trace(title, number, means, random))
         return traces
 
 
@@ -110,91 +115,81 @@ def _is_number(value: Value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class Axis(NamedTuple):
-    """Numbers to places."""
+def _means(along: Mapping[tuple, Sequence[Point]], metric: str) -> dict[float, Mean]:
+    """Of a figure at each number along the axis at which it was measured."""
+    means = {float(x): averaged(points, metric) for (x,), points in along.items()}
+    return {x: mean for x, mean in means.items() if mean is not None}
 
-    low: float
-    high: float
-    length: int
-    logarithmic: bool = False
 
-    def at(self, number: float) -> float:
-        """Pixels from the start."""
-        one, other, low = (
-            map(math.log, (number, self.high, self.low))
-            if self.logarithmic
-            else (number, self.high, self.low)
+@styled()
+def draw_curves(
+    plots: Mapping[str, Sequence[Trace]], x: str, over: Sequence[str] = ()
+) -> "matplotlib.figure.Figure":
+    """A plot for each figure, one below the other, and what the lines are."""
+    figure = new_figure(WIDE, TALL * len(plots))
+    every = figure.subplots(len(plots), 1, squeeze=False)[:, 0]
+    known: dict[str, object] = {}  # what stands in the legend, by its words
+    for (metric, traces), axes in zip(plots.items(), every, strict=True):
+        known |= _draw_plot(axes, metric, traces)
+        axes.set_xlabel(x)
+    means = [mean for traces in plots.values() for trace in traces for mean in trace.means.values()]
+    several = over and any(mean.std is not None for mean in means)
+    spread = f"bars: ± one standard deviation over {', '.join(over)}" if several else None
+    if known or spread:
+        columns = max(1, int(WIDE / (LETTER * max(map(len, known), default=1) + 0.5)))
+        lines = -(-len(known) // columns) + (spread is not None)
+        figure.set_figheight(TALL * len(plots) + LINE * (lines + 1))
+        figure.legend(
+            known.values(),
+            known.keys(),
+            loc="outside lower left",
+            ncols=columns,
+            title=spread,
+            title_fontsize="small",
+            alignment="left",
+            fontsize="small",
         )
-        return self.length / 2 if other == low else self.length * (one - low) / (other - low)
+    return figure
 
 
-def draw(metric: str, x: str, traces: Sequence[Trace]) -> Image.Image:
-    """One figure's lines, each with a band of one standard deviation, and what they are."""
-    numbers = sorted({number for trace in traces for number in trace.means})
-    spread = numbers[0] > 0 and numbers[-1] > DECADES * numbers[0]
-    across = Axis(numbers[0], numbers[-1], WIDE - 2 * GAP, spread)
-    ticks = _ticks(
-        [end for trace in traces for mean in trace.means.values() for end in _ends(mean)]
+def _draw_plot(
+    axes: "matplotlib.axes.Axes", metric: str, traces: Sequence[Trace]
+) -> dict[str, object]:
+    """One figure's lines; those of random directions are dotted. What stands in the legend."""
+    known: dict[str, object] = {}
+    for trace in traces:
+        colour = LINES[trace.place % len(LINES)]
+        marker = MARKERS[trace.place // len(LINES) % len(MARKERS)]
+        xs, means = list(trace.means), [mean.mean for mean in trace.means.values()]
+        stds = [mean.std or 0 for mean in trace.means.values()]
+        bars = axes.errorbar(
+            xs, means, stds if any(stds) else None, color=colour, marker=marker, capsize=3
+        )
+        known |= {trace.title: bars} if trace.title else {}
+    for trace in traces:
+        if trace.random:
+            colour, values = LINES[trace.place % len(LINES)], trace.random.values()
+            lines = axes.plot([*trace.random], [m.mean for m in values], ":", color=colour)
+            known |= {"dotted: as many random directions": lines[0]}
+    axes.set_title(" · ".join(filter(None, (metric, unit(metric)))), weight="bold")
+    axes.grid(axis="y")
+    _spread_axis(axes, sorted({number for trace in traces for number in trace.means}))
+    return known
+
+
+def _spread_axis(axes: "matplotlib.axes.Axes", numbers: Sequence[float]) -> None:
+    """The measured numbers are written along the axis, but for those too close to the last one."""
+    if numbers[0] > 0 and numbers[-1] > DECADES * numbers[0]:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.set_ylim(0 if 0 < low < high / 2 else low, high)  # a share begins at nothing
+    written: list[float] = []
+    places = axes.transAxes.inverted().transform(
+        [axes.transData.transform((number, low)) for number in numbers]
     )
-    up = Axis(ticks[0], ticks[-1], TALL)
-    left = max(wide(f"{tick:.4g}") for tick in ticks) + 2 * GAP
-    legend = max(wide(trace.title) for trace in traces)
-    right = legend + 3 * GAP if legend else GAP
-    top = LINE + GAP
-    tall = max(TALL + 2 * LINE, LINE * len(traces) if legend else 0)
-    sheet = Image.new("RGB", (left + WIDE + right, top + tall + GAP), PAPER)
-    sheet.paste(_plot(traces, across, up, ticks), (left, top))
-    pen = ImageDraw.Draw(sheet)
-    text_at(pen, (GAP, GAP // 2), metric, "la")
-    for tick in ticks:
-        text_at(pen, (left - 6, top + TALL - round(up.at(tick))), f"{tick:.4g}", "rm")
-    free = 0.0
-    for number in numbers:
-        place = left + GAP + across.at(number)
-        if place - wide(spoken(number)) / 2 >= free:  # what would be written over another is not
-            text_at(pen, (round(place), top + TALL + 5), spoken(number), "ma")
-            free = place + wide(spoken(number)) / 2 + 4
-    text_at(pen, (left + WIDE // 2, top + TALL + 5 + LINE), x, "ma")
-    for number, trace in enumerate(traces if legend else []):
-        y = top + number * LINE + LINE // 2
-        pen.line((left + WIDE + GAP // 2, y, left + WIDE + GAP + 8, y), trace.colour, 3)
-        text_at(pen, (left + WIDE + 2 * GAP, y), trace.title, "lm")
-    return sheet
-
-
-def _plot(traces: Sequence[Trace], across: Axis, up: Axis, ticks: Sequence[float]) -> Image.Image:
-    """Bands, then lines and their points, on faint rules; enlarged while they are drawn."""
-    plot = Image.new("RGB", (WIDE * FINE, TALL * FINE), PAPER)
-    pen = ImageDraw.Draw(plot, "RGBA")
-    place = lambda x, y: (FINE * (GAP + across.at(x)), FINE * (TALL - up.at(y)))  # noqa: E731
-    for tick in ticks:
-        y = min(FINE * (TALL - up.at(tick)), FINE * TALL - 1)
-        pen.line((0, y, WIDE * FINE, y), (*FAINT, 90), 1)
-    for trace in traces:
-        over = [place(x, _ends(mean)[1]) for x, mean in trace.means.items()]
-        under = [place(x, _ends(mean)[0]) for x, mean in trace.means.items()]
-        if len(over) > 1:
-            pen.polygon([*over, *reversed(under)], (*trace.colour, 40))
-    for trace in traces:
-        line = [place(x, mean.mean) for x, mean in trace.means.items()]
-        pen.line(line, trace.colour, 2 * FINE, joint="curve")
-        for x, y in line:
-            pen.ellipse((x - 3 * FINE, y - 3 * FINE, x + 3 * FINE, y + 3 * FINE), trace.colour)
-    pen.line((0, 0, 0, TALL * FINE), INK, FINE)
-    pen.line((0, TALL * FINE - FINE, WIDE * FINE, TALL * FINE - FINE), INK, FINE)
-    return plot.resize((WIDE, TALL), Image.Resampling.LANCZOS)
-
-
-def _ends(mean: Mean) -> tuple[float, float]:
-    return mean.mean - (mean.std or 0), mean.mean + (mean.std or 0)
-
-
-def _ticks(values: Sequence[float]) -> list[float]:
-    """Four to eight round numbers around these."""
-    low, high = min(values), max(values)
-    span = (high - low) or abs(high) or 1.0
-    rough = span / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [step * number for number in range(first, max(last, first + 1) + 1)]
+    last = float("-inf")
+    for number, (place, _) in zip(numbers, places, strict=True):
+        if place - last >= APART:
+            written, last = [*written, number], place
+    axes.set_xticks(written, [format_cell(number) for number in written])

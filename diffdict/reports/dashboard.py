@@ -8,10 +8,11 @@ import pytorch_lightning as pl
 from diffdict import files
 from diffdict.errors import UserError
 from diffdict.reports.concepts.album import Album
-from diffdict.reports.concepts.compose import about, compose, key_of
+from diffdict.reports.concepts.compose import compose, key_of, page_facts
 from diffdict.reports.concepts.page import read_names, write_page
+from diffdict.reports.subjects import HasDictionaries, require
 from diffdict.sae.base import Sae
-from diffdict.sae.several import ALONE
+from diffdict.sae.grid import ALONE
 
 
 class Dashboard(pl.Callback):
@@ -40,28 +41,24 @@ class Dashboard(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what has no dictionary before anything is computed."""
-        if not hasattr(pl_module, "judged"):
-            task = type(pl_module).__module__.rpartition(".")[2]
-            raise UserError(
-                f"report=dashboard shows the latents of a dictionary (task=sae), this run is of "
-                f"task={task}: try report=grid"
-            )
+        require(type(pl_module), HasDictionaries, "report=dashboard", "try report=grid")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Names of another dictionary are refused as soon as the weights are known."""
-        self._names(dict(pl_module.judged))
+        self._names({name: one.sae for name, one in pl_module.dictionaries().items()})
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first rank looks at the pictures once more, and writes."""
         if not trainer.is_global_zero:
             return
-        saes, found = dict(pl_module.judged), pl_module.findings
+        measured = pl_module.dictionaries()
+        saes = {name: one.sae for name, one in measured.items()}
         names, album = self._names(saes), Album(trainer.datamodule, self.pictures, self.side)
         seen = album.look(saes, self.top)
         folder = files.unused(self.folder / "dashboard")
-        for name, sae in saes.items():
-            facts = about(sae, seen[name], album, trainer.callback_metrics, name)
-            content = compose(sae, facts, seen[name], found.get(name), album)
+        for name, (sae, findings) in measured.items():
+            facts = page_facts(sae, seen[name], album, trainer.callback_metrics, name)
+            content = compose(sae, facts, seen[name], findings, album)
             path = folder / ("index.html" if name == ALONE else f"{name}.html")
             written = write_page(content, path, names[name], self.limit)
             print(f"dashboard: {written.path} ({files.human_bytes(written.bytes)})")

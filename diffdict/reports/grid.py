@@ -1,6 +1,6 @@
 """`report=grid`: a run's pictures, their masks, and what was found in them, as one PNG."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -10,23 +10,20 @@ from torch import Tensor
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.concepts.grid import concept_figures
+from diffdict.reports.concepts.class_figure import concept_figures
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.chosen import among, labels_of
 from diffdict.reports.drawing.colours import rainbow
-from diffdict.reports.drawing.sheet import contact_sheet
+from diffdict.reports.drawing.contact_sheet import contact_sheet
+from diffdict.reports.subjects import DrawsFromCodes, HasDictionaries, Segments, task_of
 
 ON_SHEET, SHOWN = 16, 3  # pictures of a sheet, and of each class in a figure
-# Of a module that has been tested, its data, some classes (None: all) and a number of pictures.
-Figures = Callable[
-    [pl.LightningModule, pl.LightningDataModule, Sequence[str] | None, int], dict[str, Image.Image]
-]
 
 
 class Grid(pl.Callback):
     """`<folder>/grid.png`: the first pictures that a run saw, with what was predicted.
 
-    After a test of a task in `FIGURES` its own figures instead, in a folder: `grid/concepts.png`.
+    After a test of dictionaries their figures instead, in a folder: `grid/concepts.png`.
     """
 
     def __init__(
@@ -53,7 +50,8 @@ class Grid(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what could not be drawn before anything is computed."""
         self.rows = []
-        if hasattr(pl_module, "judged") and (why := trainer.datamodule.unlabelled):
+        has_dictionaries = isinstance(pl_module, HasDictionaries)
+        if has_dictionaries and (why := trainer.datamodule.unlabelled):
             raise UserError(
                 f"report=grid shows where latents meet classes: {why}; report=dashboard does "
                 f"without"
@@ -76,14 +74,17 @@ class Grid(pl.Callback):
         self._write_sheet(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The task's figures, where it has some."""
-        draw = next((draw for held, draw in FIGURES.items() if hasattr(pl_module, held)), None)
-        if draw is None:
+        """Dictionaries' figures, or the sheet; a segmenter's sheets are drawn beside it."""
+        if isinstance(pl_module, DrawsFromCodes):  # they have a sheet of their own
+            return
+        if not isinstance(pl_module, HasDictionaries):
             self._write_sheet(trainer)
+            if trainer.is_global_zero and not self.rows and not isinstance(pl_module, Segments):
+                print(f"grid: nothing to draw, task={task_of(type(pl_module))} shows no pictures")
         elif trainer.is_global_zero:
             folder = files.unused(self.folder / "grid")
             asked = self.classes, self.pictures or SHOWN
-            for name, figure in draw(pl_module, trainer.datamodule, *asked).items():
+            for name, figure in concept_figures(pl_module, trainer.datamodule, *asked).items():
                 self._write(figure, folder / f"{name}.png")
 
     def _collect(self, trainer: pl.Trainer, outputs: object, batch: object) -> None:
@@ -133,6 +134,3 @@ class Grid(pl.Callback):
         files.writable_folder(path.parent)
         write_png(figure, path)
         print(f"grid: {path}")
-
-
-FIGURES: dict[str, Figures] = {"findings": concept_figures}  # by what a task's module holds

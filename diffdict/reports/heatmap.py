@@ -1,26 +1,21 @@
 """`report=heatmap`: finished runs as maps of timestep × block, a panel for each other choice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
-
 from diffdict import files
-from diffdict.reports.drawing.canvas import (
-    EMPTY,
-    INK,
-    PAPER,
-    ramp,
-    readable_on,
-    stacked,
-    text_at,
-    wide,
-    write_png,
+from diffdict.reports.attributes.attribute_map import write_attribute_map
+from diffdict.reports.drawing.chart import (
+    draw_cells,
+    frame_cell,
+    name_cells,
+    new_figure,
+    styled,
+    write_chart,
 )
-from diffdict.reports.runs.collected import Collected
-from diffdict.reports.runs.folders import Runs
-from diffdict.reports.runs.points import (
+from diffdict.reports.sweeps.collected import Collected
+from diffdict.reports.sweeps.points import (
     Mean,
     Point,
     Value,
@@ -29,21 +24,27 @@ from diffdict.reports.runs.points import (
     compared,
     grouped,
     ordered,
+    random_of,
     row_of,
     titled,
+    unit,
 )
-from diffdict.reports.runs.rows import Row, as_csv, print_rows, spoken
+from diffdict.results.folders import Runs
+from diffdict.results.tables import Row, as_csv, format_cell, print_rows
 
-WIDE, TALL, GAP, LINE = 58, 34, 16, 20  # of a cell; between panels; of a line of text
-SHEET = 1700  # pixels across, after which panels begin another row
-SIGN = {1: ": more is better", -1: ": less is better", 0: ""}
+WIDE, TALL, LETTER, BOLD = 0.62, 0.4, 0.075, 0.095  # inches of a cell; of a letter
+SHEET = 11.0  # inches across, after which panels begin another row
+SIGN = {1: "more is better", -1: "less is better", 0: ""}
+RANDOM = "#c62828"  # as on a dictionary's page
+COLOURS = {1: "viridis", 0: "viridis", -1: "viridis_r"}  # the best is bright
 
 
-class Panel(NamedTuple):
+class HeatmapPanel(NamedTuple):
     """One map of one figure."""
 
     title: str
     cells: dict[tuple[Value, Value], Mean]  # by timestep and block
+    random: float | None  # what as many random directions reach, where it was measured
 
     def best(self, sign: int) -> tuple[Value, Value] | None:
         """The cell with the best figure; none where neither more nor less is better."""
@@ -51,7 +52,10 @@ class Panel(NamedTuple):
 
 
 class Heatmap:
-    """`<folder>/heatmap.png` and `heatmap.csv`, and the best cells as a table."""
+    """`<folder>/heatmap.png` (and `.svg`), `heatmap.csv`, and the best cells as a table.
+
+    Of runs that measured attributes also `heatmap-attributes.png`: where each of them is held.
+    """
 
     def __init__(
         self,
@@ -72,10 +76,11 @@ class Heatmap:
         folder = files.writable_folder(self.folder)
         rows = _rows(groups, keys, metrics)
         files.write_atomic(folder / "heatmap.csv", as_csv(rows).encode())
-        sheet = stacked([draw(metric, panels, *axes) for metric, panels in maps.items()])
-        picture = write_png(sheet, folder / "heatmap.png")
+        picture = write_chart(draw_heatmaps(maps, *axes), folder / "heatmap.png")
         print_rows(_best(maps), "Best cells")
         print(f"heatmap: {picture}")
+        if by_attribute := write_attribute_map(runs, folder / "heatmap-attributes.png"):
+            print(f"heatmap of attributes: {by_attribute}")
         return Collected("heatmap", rows, picture)
 
 
@@ -83,7 +88,9 @@ def _axis(points: Sequence[Point], key: str) -> list[Value]:
     return sorted({point.settings[key] for point in points}, key=ordered)
 
 
-def _panels(groups: dict[tuple, list[Point]], keys: Sequence[str], metric: str) -> list[Panel]:
+def _panels(
+    groups: dict[tuple, list[Point]], keys: Sequence[str], metric: str
+) -> list[HeatmapPanel]:
     """A panel for each group that has this figure."""
     panels = []
     for values, points in groups.items():
@@ -91,7 +98,8 @@ def _panels(groups: dict[tuple, list[Point]], keys: Sequence[str], metric: str) 
         means = {cell: averaged(own, metric) for cell, own in cells.items()}
         known = {cell: mean for cell, mean in means.items() if mean is not None}
         if known:
-            panels.append(Panel(titled(keys, values), known))
+            chance = averaged(points, random_of(metric))
+            panels.append(HeatmapPanel(titled(keys, values), known, chance and chance.mean))
     return panels
 
 
@@ -107,88 +115,83 @@ def _rows(
     return rows
 
 
-def _best(maps: dict[str, list[Panel]]) -> list[Row]:
+def _best(maps: dict[str, list[HeatmapPanel]]) -> list[Row]:
     """The best cell of every panel whose figure has a better end."""
     rows = []
     for metric, panels in maps.items():
         for panel in panels:
             if (cell := panel.best(better(metric))) is None:
                 continue
-            place = {"timestep": spoken(cell[0]), "block": spoken(cell[1])}
+            place = {"timestep": format_cell(cell[0]), "block": format_cell(cell[1])}
             own = {"panel": panel.title} if panel.title else {}
             rows.append({"metric": metric, **own, **place, "value": str(panel.cells[cell])})
     return rows
 
 
-def draw(
-    metric: str, panels: Sequence[Panel], timesteps: Sequence[Value], blocks: Sequence[Value]
-) -> Image.Image:
-    """The panels of one figure, in rows, on one scale of colours; each one's best cell framed."""
-    sign = better(metric)
-    means = [mean.mean for panel in panels for mean in panel.cells.values()]
-    ends = (max(means), min(means)) if sign < 0 else (min(means), max(means))  # dark, bright
-    tiles = [_tile(panel, sign, ends, timesteps, blocks) for panel in panels]
-    across, down = max(tile.width for tile in tiles), tiles[0].height
-    rows = -(-len(tiles) // max(1, SHEET // across))
-    columns = -(-len(tiles) // rows)
-    title = metric + SIGN[sign]
-    width = max(columns * across + 4 * GAP + wide("0.00000"), wide(title) + 2 * GAP)
-    sheet = Image.new("RGB", (width, LINE + GAP + rows * down), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    text_at(pen, (GAP, GAP // 2), title, "la")
-    for number, tile in enumerate(tiles):
-        sheet.paste(tile, (number % columns * across, LINE + GAP + number // columns * down))
-    _bar(pen, (columns * across + GAP, LINE + GAP + LINE), TALL * len(blocks), ends)
-    return sheet
+@styled()
+def draw_heatmaps(
+    maps: Mapping[str, Sequence[HeatmapPanel]], timesteps: Sequence[Value], blocks: Sequence[Value]
+) -> "matplotlib.figure.Figure":
+    """A part for each figure, one below the other."""
+    titles = {m: " · ".join(filter(None, (m, unit(m), SIGN[better(m)]))) for m in maps}
+    beside = LETTER * (max(len(format_cell(block)) for block in blocks) + 4)
+    above = LETTER * max(len(panel.title) for panels in maps.values() for panel in panels)
+    wide = max(WIDE * len(timesteps) + beside, above)
+    across = max(1, int(SHEET / wide))
+    rows = {metric: -(-len(panels) // across) for metric, panels in maps.items()}
+    tall = {metric: n * (TALL * len(blocks) + 0.75) + 0.3 for metric, n in rows.items()}
+    columns = max(-(-len(panels) // rows[metric]) for metric, panels in maps.items())
+    width = max(columns * wide + 1.3, BOLD * max(map(len, titles.values())))
+    figure = new_figure(width, sum(tall.values()))
+    parts = figure.subfigures(len(maps), 1, height_ratios=list(tall.values()), squeeze=False)
+    for (metric, panels), part in zip(maps.items(), parts[:, 0], strict=True):
+        part.suptitle(titles[metric], x=0.01, ha="left", fontsize="medium", weight="bold")
+        every = part.subplots(rows[metric], columns, sharex=True, sharey=True, squeeze=False)
+        _draw_part(part, better(metric), panels, every, timesteps, blocks)
+    return figure
 
 
-def _tile(
-    panel: Panel,
+def _draw_part(
+    part: "matplotlib.figure.SubFigure",
     sign: int,
-    ends: tuple[float, float],
+    panels: Sequence[HeatmapPanel],
+    every: "numpy.ndarray",
     timesteps: Sequence[Value],
     blocks: Sequence[Value],
-) -> Image.Image:
-    """A panel's cells with their figures, timesteps below and blocks at the side."""
-    step = max(WIDE, *(wide(spoken(timestep)) + 8 for timestep in timesteps))
-    left = max(wide(spoken(block)) for block in blocks) + wide("block ") + GAP
-    width = left + max(step * len(timesteps), wide(panel.title)) + GAP
-    tile = Image.new("RGB", (width, LINE + TALL * len(blocks) + 2 * LINE + GAP), PAPER)
-    pen = ImageDraw.Draw(tile)
-    text_at(pen, (left, LINE - GAP // 2), panel.title, "ls")
-    best = panel.best(sign)
-    for row, block in enumerate(blocks):
-        y = LINE + row * TALL
-        said = f"block {spoken(block)}" if row == 0 else spoken(block)
-        text_at(pen, (left - 6, y + TALL // 2), said, "rm")
-        for column, timestep in enumerate(timesteps):
-            mean = panel.cells.get((timestep, block))
-            x = left + column * step
-            box = (x, y, x + step - 2, y + TALL - 2)
-            _cell(pen, box, mean, ends, framed=best == (timestep, block))
-    below = LINE + len(blocks) * TALL + 4
-    for column, timestep in enumerate(timesteps):
-        text_at(pen, (left + column * step + step // 2 - 1, below), spoken(timestep), "ma")
-    text_at(pen, (left, below + LINE), "timestep", "la")
-    return tile
-
-
-def _cell(
-    pen: ImageDraw.ImageDraw,
-    box: tuple[int, int, int, int],
-    mean: Mean | None,
-    ends: tuple[float, float],
-    framed: bool,
 ) -> None:
-    """A figure in its colour; its frame is dark and light, so that it is seen on every colour."""
-    x, y, right, bottom = box
-    colour = EMPTY if mean is None else ramp(_share(mean.mean, ends))
-    pen.rectangle(box, colour)
-    if framed:
-        pen.rectangle(box, outline=INK, width=3)
-        pen.rectangle((x + 3, y + 3, right - 3, bottom - 3), outline=PAPER)
-    said = "" if mean is None else brief(mean.mean)
-    text_at(pen, ((x + right) // 2, (y + bottom) // 2), said, "mm", readable_on(colour))
+    """The panels of one figure on one scale of colours; each one's best cell is framed."""
+    chances = [panel.random for panel in panels if panel.random is not None]
+    means = [mean.mean for panel in panels for mean in panel.cells.values()]
+    limits = min([*means, *chances]), max([*means, *chances])
+    words = ["none" if timestep is None else format_cell(timestep) for timestep in timesteps]
+    tilted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    lean = tilted if max(map(len, words)) > 7 else {}
+    for axes in every.flat[len(panels) :]:
+        axes.set_visible(False)
+    for panel, axes in zip(panels, every.flat, strict=False):
+        cells = [[panel.cells.get((t, block)) for t in timesteps] for block in blocks]
+        values = [[mean and mean.mean for mean in row] for row in cells]
+        texts = [["" if mean is None else _said(mean) for mean in row] for row in cells]
+        mesh = draw_cells(axes, values, texts, limits, COLOURS[sign])
+        name_cells(axes, words, list(map(format_cell, blocks)), **lean)
+        axes.set(title=panel.title)
+        if (best := panel.best(sign)) is not None:
+            frame_cell(axes, timesteps.index(best[0]), blocks.index(best[1]))
+    for axes in every[:, 0]:
+        axes.set_ylabel("block")
+    for axes in every[-1]:
+        axes.set_xlabel("timestep")
+    bar = part.colorbar(mesh, ax=list(every.flat), aspect=14, pad=0.02)
+    if chances:
+        chance = sum(chances) / len(chances)
+        bar.ax.axhline(chance, color=RANDOM, lw=2)
+        beside = {"transform": bar.ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+        bar.ax.text(-0.25, chance, f"random\n{brief(chance)}", color=RANDOM, **beside)
+
+
+def _said(mean: Mean) -> str:
+    """A cell's figure, and under it the deviation where there are several."""
+    return brief(mean.mean) if mean.std is None else f"{brief(mean.mean)}\n± {mean.std:.1g}"
 
 
 def brief(value: float) -> str:
@@ -196,21 +199,3 @@ def brief(value: float) -> str:
     if value == round(value) or abs(value) >= 10:
         return f"{value:.4g}"
     return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.0e}"
-
-
-def _share(value: float, ends: tuple[float, float]) -> float:
-    return 0.5 if ends[0] == ends[1] else (value - ends[0]) / (ends[1] - ends[0])
-
-
-def _bar(
-    pen: ImageDraw.ImageDraw, place: tuple[int, int], height: int, ends: tuple[float, float]
-) -> None:
-    """What the colours mean."""
-    x, y = place
-    for line in range(height):
-        share = 1 - line / max(1, height - 1)
-        pen.line((x, y + line, x + GAP, y + line), ramp(share))
-    shares = ((0.5, "lm"),) if ends[0] == ends[1] else ((0, "ls"), (1, "la"))
-    for share, anchor in shares:
-        where = (x + GAP + 5, y + round((1 - share) * height))
-        text_at(pen, where, brief(ends[round(share)]), anchor)

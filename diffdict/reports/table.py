@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffdict import files
-from diffdict.reports.runs.collected import Collected
-from diffdict.reports.runs.folders import Runs
-from diffdict.reports.runs.points import averaged, compared, row_of
-from diffdict.reports.runs.rows import Row, as_csv, as_markdown, print_rows, spoken
+from diffdict.reports.sweeps.collected import Collected
+from diffdict.reports.sweeps.points import averaged, compared, row_of
+from diffdict.results.folders import Runs
+from diffdict.results.tables import Row, as_csv, as_markdown, format_cell, print_rows
 
 
 class ResultsTable:
@@ -29,7 +29,7 @@ class ResultsTable:
         rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
         said: list[Row] = [
             {
-                **dict(zip(keys, map(spoken, values), strict=True)),
+                **dict(zip(keys, map(format_cell, values), strict=True)),
                 "n": len(own),
                 **{name: str(averaged(own, name) or "") for name in metrics},
             }

@@ -1,10 +1,14 @@
-"""`logger=wandb`: curves, and in the end tables, pictures and dictionary; offline at need."""
+"""`logger=wandb`: curves, and in the end tables, pictures and dictionaries; offline at need."""
 
+import hashlib
 import os
+import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +17,30 @@ from jaxtyping import UInt8
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from diffdict.reports.concepts.grid import COLUMNS, concept_rows
-from diffdict.reports.runs.collected import columns_for_wandb
-from diffdict.reports.runs.rows import Row, plain
-from diffdict.sae.several import ALONE
+from diffdict import files
+from diffdict.reports.concepts.class_figure import COLUMNS, concept_rows
+from diffdict.reports.subjects import HasDictionaries, ReadsStores
+from diffdict.reports.sweeps.collected import columns_for_wandb
+from diffdict.reports.sweeps.points import Value, dictionaries_of, own_figures
+from diffdict.results.extracted import extracted_by, totals
+from diffdict.results.folders import read_results
+from diffdict.results.naming import RunLabels, labels_of_dictionary, typed_keys
+from diffdict.results.tables import HasTables, Row
+from diffdict.sae.grid import ALONE
 
 HEAT = COLUMNS.index("1st latent")
 PACKAGE = Path(__file__).parent.parent
+ClassPictures = Mapping[
+    tuple[str | None, str], UInt8[np.ndarray, "_ _ 3"]
+]  # by dictionary and class
+BRIEF = {"console": "off", "silent": True, "x_disable_stats": True}  # of a run that is a summary
 
 
 class WandbRun(pl.loggers.WandbLogger):
-    """A run that wandb shows. Where there is no login or no server it is kept on disk instead."""
+    """A run that wandb shows. Where there is no login or no server it is kept on disk instead.
+
+    Of several dictionaries each has a run of its own, with the names that a single one's has.
+    """
 
     def __init__(
         self,
@@ -32,76 +49,136 @@ class WandbRun(pl.loggers.WandbLogger):
         *,
         entity: str | None = None,
         name: str | None = None,
+        job_type: str | None = None,
         tags: Sequence[str] = (),
         group: str | None = None,
         offline: bool = False,
         init_timeout: float | int = 30,
         finish_timeout: float | int = 300,
+        labels: RunLabels = RunLabels(),  # noqa: B008 - immutable
     ) -> None:
-        """Seconds to wait for a server at first, and in the end for what is not uploaded yet."""
+        """Seconds to wait for a server at first, and in the end for what is not uploaded yet.
+
+        `labels` stand for a name, job type and group that neither the config nor wandb's own
+        variables say.
+        """
         limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
-        shown = {"entity": entity, "tags": list(tags), "group": group}
-        super().__init__(name, save_dir, project=project, offline=offline, settings=limits, **shown)
+        self.typed_name, self.began = name, time.perf_counter()
+        shown = {
+            "entity": entity,
+            "tags": list(tags),
+            "group": group or _unless("WANDB_RUN_GROUP", labels.group),
+            "job_type": job_type or _unless("WANDB_JOB_TYPE", labels.job_type),
+        }
+        listed = name or _unless("WANDB_NAME", labels.name)
+        super().__init__(
+            listed, save_dir, project=project, offline=offline, settings=limits, **shown
+        )
+        del self._wandb_init["anonymous"]  # which wandb has given up, and warns of
 
     @property
     @rank_zero_experiment
     def experiment(self) -> object:
         """wandb's own run, begun when it is first asked for."""
         if self._experiment is None:
-            self._begin()
+            self._wandb_init["config"] = {"git": git_state(PACKAGE)}
+            if self._offline:
+                self._wandb_init["mode"] = "offline"
+            self._offline = False  # else Lightning sets WANDB_MODE, for all later jobs too
+            parent = super()
+            self._begin(lambda: parent.experiment)
         return self._experiment
 
-    def _begin(self) -> None:
-        """With the state of the code; offline where no run can be begun at the server."""
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, object], step: int | None = None) -> None:
+        """As JSON knows them: what is no number is shown as missing."""
+        super().log_metrics(files.as_json_values(metrics), step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, object]) -> None:
+        """The same of settings."""
+        super().log_hyperparams(files.as_json_values(params))
+
+    def _begin(self, begin: Callable[[], object]) -> object:
+        """What `begin` begins; offline where no run can be begun at the server."""
         import wandb
 
-        self._wandb_init["config"] = {"git": git_state(PACKAGE)}
-        if self._offline:
-            self._wandb_init["mode"] = "offline"
-        self._offline = False  # else Lightning sets WANDB_MODE, for all later jobs too
         try:
             with _nobody_to_ask():
-                _ = super().experiment
+                return begin()
         except wandb.Error as error:
             self._wandb_init["mode"] = "offline"
-            _ = super().experiment
+            run = begin()
             reason = str(error).splitlines()[0].rstrip(".")
             print(
                 f"wandb is not reached ({reason}): this run is kept on disk, show it later by "
-                f"wandb sync {self._experiment.settings.sync_dir}",
+                f"wandb sync {run.settings.sync_dir}",
                 file=sys.stderr,
             )
+            return run
 
     @rank_zero_only
     def keep_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """What an ended run has left: tables, figures, dictionary, and whose features it saw."""
+        """What an ended run has left: tables, figures, dictionaries, and whose features it saw."""
         import wandb
 
+        folder = Path(trainer.default_root_dir)
         try:
-            self._keep_tables(trainer, module)
-            folder = Path(trainer.default_root_dir)
+            self._keep_extracted(extracted_by([module, *trainer.callbacks]))
+            tables = module.tables() if isinstance(module, HasTables) else {}
+            drawn = class_pictures(module, trainer.datamodule) if "classes" in tables else {}
+            for name, rows in tables.items():
+                self.experiment.log(shown(name, rows, drawn if name == "classes" else {}))
             for path in sorted([*folder.glob("grid*.png"), *folder.glob("grid*/*.png")]):
                 self.log_image(f"figures/{path.stem}", [str(path)])
             self._keep_dictionary(folder / "dictionary")
             self._keep_stores(trainer.datamodule)
+            self._keep_each(folder, tables.get("classes", []), drawn)
         except wandb.Error as error:
             print(f"wandb did not take all of this run ({error}): see its folder", file=sys.stderr)
 
-    def _keep_tables(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Each as a table; that of the classes with a picture in each line."""
+    def _keep_extracted(self, rows: Sequence[Row]) -> None:
+        """What was made for others to learn from: how much, in which time, and where it lies."""
         import wandb
 
-        tables = module.tables() if hasattr(module, "tables") else {}
-        for name, rows in tables.items():
-            columns = columns_for_wandb([plain(row) for row in rows])
-            drawn = class_pictures(module, trainer.datamodule) if name == "classes" else {}
-            if drawn:
-                found = [drawn.get(_shown(row)) for row in rows]
-                columns["picture"] = [None if one is None else wandb.Image(one) for one in found]
-                captions = [" ".join(filter(None, key)) for key in drawn]
-                self.log_image("concepts", list(drawn.values()), caption=captions)
-            lines = [list(line) for line in zip(*columns.values(), strict=True)]
-            self.log_table(name, list(columns), lines)
+        if not rows:
+            return
+        seconds = round(time.perf_counter() - self.began, 3)
+        self.experiment.log({**totals(rows), "seconds": seconds, **shown("extracted", rows, {})})
+        for row in rows:
+            if "split" in row:
+                artifact = wandb.Artifact(f"features-{row['split']}", "features", metadata=row)
+                artifact.add_reference((Path(row["path"]) / "store.json").as_uri())
+                self.experiment.log_artifact(artifact)
+
+    def _keep_each(self, folder: Path, classes: Sequence[Row], drawn: ClassPictures) -> None:
+        """Of several dictionaries a run each: its config, its figures, its classes."""
+        results = read_results(folder)
+        if results is None or results["task"] != "sae":
+            return
+        typed, metrics, names = typed_keys(results["overrides"]), results["metrics"], []
+        for name, settings in dictionaries_of(metrics).items():
+            config = own_config(self.experiment.config.as_dict(), settings)
+            labels = labels_of_dictionary(config, [*typed, *settings], self.experiment.group)
+            if self.typed_name is not None:
+                labels = labels._replace(name=f"{self.typed_name} {name}")
+            run = self._begin_another(run_id(folder, name), config, labels)
+            run.log(own_figures(metrics, name) | own_classes(classes, drawn, name))
+            run.finish()
+            names.append(labels.name)
+        if names:
+            print(f"wandb: a run each, in group {labels.group}: {', '.join(names)}")
+
+    def _begin_another(self, own_id: str, config: Mapping, labels: RunLabels) -> object:
+        """A run beside this one, where this one is kept; the same again by the same id."""
+        import wandb
+
+        def begin() -> object:
+            settings = {**self._wandb_init["settings"], **BRIEF}
+            own = {"id": own_id, "reinit": "create_new", "config": config, "settings": settings}
+            return wandb.init(**{**self._wandb_init, **labels._asdict(), **own})
+
+        return self._begin(begin)
 
     def _keep_dictionary(self, folder: Path) -> None:
         """The exported weights, from where they lie."""
@@ -116,32 +193,76 @@ class WandbRun(pl.loggers.WandbLogger):
         """Where the features lie and what they are; nothing of them is uploaded."""
         import wandb
 
-        opened = data.origin.opened if hasattr(data, "origin") else {}
-        for split, source in opened.items():
-            if not hasattr(source, "store"):
-                continue
-            store, path = source.store, source.store.path.absolute()
+        stores = data.stores() if isinstance(data, ReadsStores) else {}
+        for split, store in stores.items():
+            path = store.path.absolute()
             known = {"path": str(path), "identity": store.metadata["store"], **store.identity}
-            artifact = wandb.Artifact(f"features-{split}", "features", metadata=plain(known))
+            artifact = wandb.Artifact(
+                f"features-{split}", "features", metadata=files.as_json_values(known)
+            )
             artifact.add_reference((path / "store.json").as_uri())
             self.experiment.log_artifact(artifact)
 
 
-def class_pictures(
-    module: pl.LightningModule, data: pl.LightningDataModule
-) -> dict[tuple[str | None, str], UInt8[np.ndarray, "_ _ 3"]]:
+def class_pictures(module: pl.LightningModule, data: pl.LightningDataModule) -> ClassPictures:
     """By dictionary and class a test picture, with where the class's best latent is counted."""
     drawn = {}
-    for name, findings in getattr(module, "findings", {}).items():
-        sae = module.judged[name].to(findings.thresholds.device)  # Lightning has moved it away
+    measured = module.dictionaries() if isinstance(module, HasDictionaries) else {}
+    for name, (sae, findings) in measured.items():
+        if findings is None:
+            continue
+        sae = sae.to(findings.thresholds.device)  # Lightning has moved it away
         for row in concept_rows(sae, findings, data, None, 1):
             cells = row.groups[0]
             drawn[None if name == ALONE else name, row.name] = cells[min(HEAT, len(cells) - 1)]
     return drawn
 
 
-def _shown(row: Row) -> tuple[str | None, str]:
-    return row.get("dictionary"), row["class"]
+def shown(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, object]:
+    """A table as wandb logs it; what is drawn stands in its lines, and side by side."""
+    import wandb
+
+    columns = columns_for_wandb([files.as_json_values(row) for row in rows])
+    logged = {}
+    if drawn:
+        found = [drawn.get((row.get("dictionary"), row["class"])) for row in rows]
+        columns["picture"] = [None if one is None else wandb.Image(one) for one in found]
+        captions = {key: " ".join(filter(None, key)) for key in drawn}
+        logged["concepts"] = [wandb.Image(drawn[key], caption=captions[key]) for key in drawn]
+    lines = [list(line) for line in zip(*columns.values(), strict=True)]
+    return {name: wandb.Table(columns=list(columns), data=lines), **logged}
+
+
+def own_config(config: Mapping, settings: Mapping[str, Value]) -> dict:
+    """The config of one of several dictionaries: its own number where there is a list."""
+    own = deepcopy(dict(config))
+    for key, value in settings.items():
+        setting = key.removeprefix("sae.")
+        for node in (own["sae"], own["model"]["sae"]):
+            node[setting] = value
+    return own
+
+
+def own_classes(classes: Sequence[Row], drawn: ClassPictures, name: str) -> dict[str, object]:
+    """The table of one of several dictionaries, as that of a single one is logged."""
+    rows = [
+        {key: cell for key, cell in row.items() if key != "dictionary"}
+        for row in classes
+        if row["dictionary"] == name
+    ]
+    pictures = {(None, one): image for (whose, one), image in drawn.items() if whose == name}
+    return shown("classes", rows, pictures) if rows else {}
+
+
+def run_id(folder: Path, name: str) -> str:
+    """The same for the same dictionary of the same folder, so that none is listed twice."""
+    words = f"{platform.node()}:{folder.absolute()}:{name}"
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def _unless(variable: str, label: str | None) -> str | None:
+    """A label, unless wandb's own variable says it."""
+    return None if variable in os.environ else label
 
 
 def git_state(folder: Path) -> Mapping[str, str | bool] | None:

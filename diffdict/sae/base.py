@@ -1,4 +1,4 @@
-"""What all sparse autoencoders share: the tokens' standard form, the dictionary, dead latents."""
+"""The base class of sparse autoencoders: standard form of tokens, dictionary, dead latents."""
 
 from typing import NamedTuple
 
@@ -10,43 +10,44 @@ from torch import Tensor, nn
 from diffdict.errors import UserError
 from diffdict.sae.sparse import Codes, pre_activations, weighted_rows
 
-CHUNK = 2**25  # dense codes decoded or measured at once
-MOST = 10**8  # latents: more are a slip of the finger, and would fill any memory
-REVIVED = 0.2  # length of a revived encoder row over that of the living (Bricken et al. 2023)
+CHUNK = 2**25  # dense codes computed at once
+MOST = 10**8  # latents: more are a typing error, and would fill any memory
+REVIVED = 0.2  # norm of a revived encoder row over the mean of live ones (Bricken et al. 2023)
 
 
 class Output(NamedTuple):
-    """What a dictionary says of a batch of tokens."""
+    """The result of a dictionary's forward pass on a batch of tokens."""
 
-    loss: Float[Tensor, ""]  # to be minimised
+    loss: Float[Tensor, ""]  # with gradients
     parts: dict[str, Tensor]  # of the loss, unweighted: mse, sparsity, aux
     reconstruction: Float[Tensor, "tokens d_in"]  # of the raw tokens; carries no gradient
     codes: Codes | Float[Tensor, "tokens latents"]  # a matrix while most latents are active
-    active: Int64[Tensor, " latents"]  # tokens of this batch in which each is above zero
+    active: Int64[Tensor, " latents"]  # number of tokens in this batch that activate each latent
 
 
-class Learned(NamedTuple):
-    """The same, between a variant and `forward`: in standard form, with gradients."""
+class TrainingOutput(NamedTuple):
+    """What a variant returns to `forward`: in standard form, with gradients."""
 
     reconstruction: Float[Tensor, "tokens d_in"]
     codes: Codes | Float[Tensor, "tokens latents"]
-    penalties: dict[str, tuple[float, Tensor]]  # weight and value of what is not the squared error
-    mse: Tensor | None = None  # where it is not that of the reconstruction
-    active: Int64[Tensor, " latents"] | None = None  # where the variant has counted them
+    penalties: dict[str, tuple[float, Tensor]]  # weight and value of each term beside the MSE
+    mse: Tensor | None = None  # if it differs from that of the reconstruction
+    active: Int64[Tensor, " latents"] | None = None  # if the variant has counted them
 
 
 class Sae(nn.Module):
-    """Tokens → a few active latents → tokens.
+    """Encodes tokens as a few active latents, and decodes those.
 
-    A raw token enters as (x − mean) · token_scale, of mean square 1 a dimension, and losses are
-    taken there. Rows of `W_dec` are the dictionary.
+    In standard form a token is (x − mean) · token_scale, whose mean square is 1 per dimension;
+    losses are computed in this form. The rows of `W_dec` are the dictionary.
     """
 
-    architecture = ""  # the variant's own word
-    inference = ""  # what it is with fixed weights, as SAELens says it; "": nothing that it knows
-    told = ("centre", "normalise", "dead_after")  # what an export says of the constructor's options
-    resamples = False  # whether dead latents are revived from outside
-    ranked: int | None = None  # at inference only so many largest of a token are active
+    architecture = ""  # the name of the variant
+    inference = ""  # SAELens's name of what it computes with fixed weights; "" if it has none
+    # constructor arguments that an exported file records
+    exported_options = ("centre", "normalise", "apply_b_dec_to_input", "dead_after")
+    resamples = False  # whether the task revives dead latents
+    ranked: int | None = None  # if set, only a token's k largest latents are active at inference
 
     def __init__(
         self,
@@ -61,24 +62,27 @@ class Sae(nn.Module):
         decoder_init: str = "random",
         tied: bool = True,
         normalise: str = "step",
+        apply_b_dec_to_input: bool = True,
         dead_after: int = 1_000_000,
         seed: int = 0,
     ) -> None:
-        """`latents`, where given, counts instead of `scale` latents per input dimension.
+        """The number of latents is `latents` if set, else `scale` times the input dimension.
 
         `normalise`: rows are brought to length 1 after each step, in each forward pass, or never.
-        `centre`: b_dec starts at the tokens' mean or at their geometric median.
+        `centre`: b_dec starts at the tokens' mean or geometric median; with linear both biases
+        start as in nn.Linear. `apply_b_dec_to_input`: the encoder's input is x − b_dec, not x.
         """
         super().__init__()
         self.d_in, self.latents = d_in, _latents(d_in, scale, latents)
-        _known("centre", centre, ("mean", "median"))
-        _known("decoder_init", decoder_init, ("random", "orthogonal"))
-        _known("normalise", normalise, ("step", "forward", "none"))
+        _check_word("centre", centre, ("mean", "median", "linear"))
+        _check_word("decoder_init", decoder_init, ("random", "orthogonal"))
+        _check_word("normalise", normalise, ("step", "forward", "none"))
         if dead_after < 1:
             raise UserError(f"sae.dead_after counts tokens and is at least 1, got {dead_after}")
         if seed < 0:
             raise UserError(f"sae.seed must not be negative, got {seed}: sae.seed=0")
         self.centre, self.normalise, self.dead_after = centre, normalise, dead_after
+        self.apply_b_dec_to_input = apply_b_dec_to_input
         here = mean if standardise and mean is not None else torch.zeros(d_in)
         self.register_buffer("mean", here.detach().float().clone())
         self.register_buffer("token_scale", torch.tensor(float(token_scale if standardise else 1)))
@@ -92,25 +96,33 @@ class Sae(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(self.latents))
         start = torch.zeros(d_in) if standardise or mean is None else mean.detach().float().clone()
         self.b_dec = nn.Parameter(start)
+        if centre == "linear":
+            nn.init.uniform_(self.b_enc, -(d_in**-0.5), d_in**-0.5, generator)
+            nn.init.uniform_(self.b_dec, -(self.latents**-0.5), self.latents**-0.5, generator)
 
     # ------------------------------------------------------------------ use
 
     @property
     def options(self) -> dict[str, object]:
-        """What the constructor must be told, beside sizes and standard form, to make this one."""
-        return {name: getattr(self, name) for name in self.told}
+        """The constructor arguments of this dictionary, beside sizes and standard form."""
+        return {name: getattr(self, name) for name in self.exported_options}
 
     @property
     def dictionary(self) -> Float[Tensor, "latents d_in"]:
         """The directions, of length 1 unless `normalise` is none."""
         return F.normalize(self.W_dec, dim=1) if self.normalise == "forward" else self.W_dec
 
+    @property
+    def input_centre(self) -> Float[Tensor, " d_in"]:
+        """What is subtracted from tokens in standard form before the encoder."""
+        return self.b_dec if self.apply_b_dec_to_input else torch.zeros_like(self.b_dec)
+
     def standard(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """Raw tokens in standard form, float32."""
+        """Brings raw tokens to standard form, in float32."""
         return (x.float() - self.mean) * self.token_scale
 
     def raw(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_in"]:
-        """Back from standard form."""
+        """Brings tokens back from standard form."""
         return x / self.token_scale + self.mean
 
     def pre(
@@ -118,14 +130,16 @@ class Sae(nn.Module):
         x: Float[Tensor, "tokens d_in"],
         part: slice | Int64[Tensor, " part"] = slice(None),
     ) -> Float[Tensor, "tokens part"]:
-        """Pre-activations of raw tokens, of some latents or all: affine in x."""
+        """Pre-activations of some latents, or all, for raw tokens; affine in x."""
         weight, bias = self.W_enc[part], self.b_enc[part]
-        return pre_activations(self.standard(x), self.b_dec, weight, bias)
+        return pre_activations(self.standard(x), self.input_centre, weight, bias)
 
     def activate(
-        self, pre: Float[Tensor, "tokens part"], part: slice = slice(None)
+        self,
+        pre: Float[Tensor, "tokens part"],
+        part: slice | Int64[Tensor, " part"] = slice(None),
     ) -> Float[Tensor, "tokens part"]:
-        """Codes from pre-activations, as at inference; `part` says which latents they are."""
+        """Codes from pre-activations, as at inference; `part` selects the latents."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -135,7 +149,7 @@ class Sae(nn.Module):
 
     @torch.no_grad()
     def encode_sparse(self, x: Float[Tensor, "tokens d_in"]) -> Codes:
-        """The same codes as a list of what is active; never tokens × latents at once."""
+        """The same codes as a list of active entries, without a matrix of tokens × latents."""
         parts = []
         for some in _tokens(x, self.d_in).split(max(1, CHUNK // self.latents)):
             codes = self.encode(some)
@@ -157,52 +171,55 @@ class Sae(nn.Module):
             sums = codes.to(self.W_dec.dtype) @ self.dictionary
         return self.raw(sums + self.b_dec)
 
-    # ------------------------------------------------------------------ learning
+    # ------------------------------------------------------------------ training
 
     def forward(self, x: Float[Tensor, "tokens d_in"], pressure: float = 1.0) -> Output:
-        """The loss of raw tokens; `pressure` is the share of the sparsity penalty that counts."""
+        """The loss on raw tokens; `pressure` is the share of the sparsity penalty that counts."""
         x = self.standard(_tokens(x, self.d_in))
-        learned = self.learn(x, pressure)
-        mse = (learned.reconstruction - x).square().mean()
-        loss = mse if learned.mse is None else learned.mse
-        for weight, value in learned.penalties.values():
+        output = self.training_forward(x, pressure)
+        mse = (output.reconstruction - x).square().mean()
+        loss = mse if output.mse is None else output.mse
+        for weight, value in output.penalties.values():
             loss = loss + weight * value
-        parts = {"mse": mse} | {name: value for name, (_, value) in learned.penalties.items()}
-        codes = learned.codes
+        parts = {"mse": mse} | {name: value for name, (_, value) in output.penalties.items()}
+        codes = output.codes
         if isinstance(codes, Codes):
             codes = codes._replace(values=codes.values.detach())
             active = torch.bincount(codes.latents[codes.values > 0], minlength=self.latents)
         else:
-            codes, active = codes.detach(), learned.active
+            codes, active = codes.detach(), output.active
         return Output(
             loss,
             {name: value.detach() for name, value in parts.items()},
-            self.raw(learned.reconstruction.detach().float()),
+            self.raw(output.reconstruction.detach().float()),
             codes,
             active,
         )
 
-    def learn(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> Learned:
-        """What the variant makes of tokens in standard form."""
+    def training_forward(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> TrainingOutput:
+        """The variant's forward pass in training, on tokens in standard form."""
         raise NotImplementedError
 
     @torch.no_grad()
+    def compile_dense(self) -> None:
+        """Compiles the training step's dense products, where there are some."""
+
     def remove_parallel_gradient(self) -> None:
-        """Takes from each row's gradient what would only change its length."""
+        """Removes from each row's gradient the part that only changes the row's length."""
         if self.normalise == "step" and self.W_dec.grad is not None:
             grad = self.W_dec.grad
-            along = torch.linalg.vecdot(grad, self.W_dec)
-            grad.addcmul_(along[:, None], self.W_dec, value=-1)
+            parallel = torch.linalg.vecdot(grad, self.W_dec)
+            grad.addcmul_(parallel[:, None], self.W_dec, value=-1)
 
     @torch.no_grad()
     def unit_norm(self) -> None:
-        """Brings every row of the dictionary back to length 1."""
+        """Normalises every row of the dictionary to length 1."""
         if self.normalise == "step":
             self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True))
 
     @torch.no_grad()
     def set_centre(self, x: Float[Tensor, "tokens d_in"], rounds: int = 50) -> None:
-        """Starts b_dec at the geometric median of raw tokens, where it is asked for (Weiszfeld)."""
+        """Sets b_dec to the geometric median of raw tokens, if `centre` is median (Weiszfeld)."""
         if self.centre != "median":
             return
         x = self.standard(x)
@@ -216,17 +233,22 @@ class Sae(nn.Module):
 
     @property
     def dead(self) -> Bool[Tensor, " latents"]:
-        """Latents that were silent for a whole window of tokens."""
+        """Latents that were inactive on the last `dead_after` tokens."""
         return self.silent >= self.dead_after
 
     def count(self, fired: Bool[Tensor, " latents"], tokens: int) -> None:
-        """So many more tokens have been seen, and these latents were active in them."""
+        """Counts `tokens` more tokens, on which the latents in `fired` were active."""
         self.silent.add_(tokens).masked_fill_(fired, 0)
 
     @property
     def starts(self) -> dict[nn.Parameter, float]:
-        """Parameters of one number a latent, and where each begins."""
+        """Parameters with one number per latent, and the initial value of each."""
         return {self.b_enc: 0.0}
+
+    @property
+    def biases(self) -> tuple[nn.Parameter, ...]:
+        """The biases that are added to the encoder's products."""
+        return (self.b_enc,)
 
     @torch.no_grad()
     def revive(
@@ -235,7 +257,7 @@ class Sae(nn.Module):
         directions: Float[Tensor, "revived d_in"],
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        """Starts latents anew along these tokens in standard form (Bricken et al. 2023)."""
+        """Restarts latents in the directions of these tokens in standard form (Bricken 2023)."""
         rows = F.normalize(directions - self.b_dec, dim=1)
         alive = ~self.dead
         lengths = torch.linalg.vector_norm(self.W_enc[alive], dim=1)
@@ -244,6 +266,9 @@ class Sae(nn.Module):
         self.W_enc[which] = REVIVED * length * rows
         for parameter, start in self.starts.items():
             parameter[which] = start
+        offset = self.W_enc[which] @ (self.b_dec - self.input_centre)
+        for bias in self.biases:  # so that the pre-activation is 0 at b_dec
+            bias[which] -= offset
         self.silent[which] = 0
         for parameter in (self.W_dec, self.W_enc, *self.starts) if optimizer else ():
             for name, state in optimizer.state.get(parameter, {}).items():
@@ -252,22 +277,22 @@ class Sae(nn.Module):
 
 
 def _latents(d_in: int, scale: float | int, latents: int | None) -> int:
-    said = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"latents={latents}"
+    size = f"sae.scale={scale} of {d_in} dimensions" if latents is None else f"latents={latents}"
     wide = scale * d_in if latents is None else latents
     if wide > MOST:
-        raise UserError(f"A dictionary has at most {MOST} latents, got {said}: lower sae.scale")
+        raise UserError(f"A dictionary has at most {MOST} latents, got {size}: lower sae.scale")
     if not wide > 0.5:
-        raise UserError(f"A dictionary has at least 1 latent, got {said}: raise sae.scale")
+        raise UserError(f"A dictionary has at least 1 latent, got {size}: raise sae.scale")
     return round(wide)
 
 
-def _known(key: str, value: str, words: tuple[str, ...]) -> None:
+def _check_word(key: str, value: str, words: tuple[str, ...]) -> None:
     if value not in words:
         raise UserError(f"sae.{key} is {' or '.join(words)}, got {value!r}")
 
 
 def _tokens(x: Tensor, d_in: int) -> Tensor:
-    """The tokens, or a sentence about their shape (silent broadcasting costs memory and sense)."""
+    """The tokens, after a check of their shape, which would otherwise broadcast silently."""
     if x.ndim != 2 or x.shape[1] != d_in:
         raise UserError(
             f"A dictionary of width {d_in} takes tokens [any, {d_in}], got {list(x.shape)}"
@@ -283,5 +308,5 @@ def _start(how: str, latents: int, d_in: int, generator: torch.Generator) -> Ten
 
 
 def _linear_start(like: Tensor, generator: torch.Generator) -> Tensor:
-    """As nn.Linear starts its weights."""
+    """Weights initialised as in nn.Linear."""
     return nn.init.kaiming_uniform_(torch.empty_like(like), a=5**0.5, generator=generator)

@@ -1,18 +1,20 @@
-"""Dictionaries that dictionary_learning trained (its ae.pt), with the same codes."""
+"""Dictionaries of dictionary_learning (its ae.pt) and of the notebook that diffdict grew out of."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from jaxtyping import Float64
 from torch import Tensor
 
 from diffdict.checkpoints import load_state_dict
+from diffdict.checkpoints.read import find_layout, read
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae
-from diffdict.sae.saelens import anybodys
+from diffdict.sae.saelens import from_saelens
 
 
 class Kind(NamedTuple):
@@ -21,10 +23,17 @@ class Kind(NamedTuple):
     architecture: str
     centred: bool  # whether the encoder sees x − b_dec
     names: dict[str, str]  # SAELens's → its own; a name of its own that ends in .T is transposed
+    unit: bool = False  # whether it decodes with rows of length 1, whatever the file's are
 
 
 LINEAR = {"W_enc": "encoder.weight.T", "W_dec": "decoder.weight.T"}
 BIAS = {"b_enc": "encoder.bias"}
+NOTEBOOK = {  # nn.Sequential(nn.Linear, nn.ReLU), and nn.Linear
+    "W_enc": "encoder.0.weight.T",
+    "b_enc": "encoder.0.bias",
+    "W_dec": "decoder.weight.T",
+    "b_dec": "decoder.bias",
+}
 PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
 GATES = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
 KINDS = {
@@ -37,21 +46,25 @@ KINDS = {
     "BatchTopKSAE": Kind(
         "jumprelu", True, {**LINEAR, **BIAS, "b_dec": "b_dec", "threshold": "threshold"}
     ),
+    "SAE of train-sae.ipynb": Kind("standard", False, NOTEBOOK, unit=True),
 }
 
 
 def load(path: str | Path) -> Sae:
-    """The dictionary in ae.pt; where two classes share their names, config.json beside it decides.
+    """The dictionary in the file; where classes share their names, config.json beside it decides.
 
-    Codes are those of the file as it is: nothing is brought to length 1.
+    Codes are those of the class: nothing is brought to length 1 that it does not bring there.
     """
     path = Path(path)
-    state = load_state_dict(path, "flat").state
-    kind = KINDS[_class_of(path, state)]
+    whole = load_state_dict(path, _layout(path)).state
+    state = _bare(whole)
+    kind = KINDS[_class_of(path, state, list(whole))]
     weights = {}
     for theirs, own in kind.names.items():
         value = state[own.removesuffix(".T")].double()
         weights[theirs] = value.T if own.endswith(".T") else value
+    if kind.unit:
+        weights["W_dec"] = F.normalize(weights["W_dec"], dim=1)
     d_in, latents = weights["W_enc"].shape
     if kind.architecture == "jumprelu":  # one threshold for all, or one each
         weights["threshold"] = weights["threshold"].expand(latents)
@@ -59,10 +72,23 @@ def load(path: str | Path) -> Sae:
     config = {"d_in": d_in, "d_sae": latents, "apply_b_dec_to_input": kind.centred}
     if kind.architecture == "topk":
         config["k"] = int(state["k"])
-    return anybodys(config, kind.architecture, weights, path)
+    return from_saelens(config, kind.architecture, weights, path)
 
 
-def _class_of(path: Path, state: Mapping[str, Tensor]) -> str:
+def _layout(path: Path) -> str:
+    """Where the weights lie; a Lightning module's as it names them."""
+    layout = find_layout(read(path)[0], path)
+    return "state_dict" if layout == "lightning" else layout
+
+
+def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without what a module around the dictionary puts before every name: model.encoder.0.weight"""
+    while len(tops := {name.partition(".")[0] for name in state}) == 1 and tops.isdisjoint(state):
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
+
+
+def _class_of(path: Path, state: Mapping[str, Tensor], named: Sequence[str]) -> str:
     """Told by config.json, else by the names in the file."""
     said = None
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -78,15 +104,15 @@ def _class_of(path: Path, state: Mapping[str, Tensor]) -> str:
         return said
     if len(fitting) == 1 and said is None:
         return fitting[0]
-    held = ", ".join(list(state)[:8])
     if said is None and fitting:
         raise UserError(
             f"{path} may be {' or '.join(fitting)} of dictionary_learning: put its config.json "
             f"beside it, which says dict_class"
         )
     raise UserError(
-        f"{path} is no ae.pt of dictionary_learning's {said or 'that is known'}: it holds {held}. "
-        f"What can be read is {', '.join(KINDS)}"
+        f"{path} holds no dictionary: it is no run of task=sae and no "
+        f"{said or 'class that is known'}, it holds {', '.join(named[:8])}. "
+        f"What can be read is {', '.join(KINDS)}, and of a run its last.ckpt or dictionary/"
     )
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from diffdict.errors import UserError
-from diffdict.sae.base import Learned, Sae
-from diffdict.sae.choose import above, starts_of
+from diffdict.sae.base import Sae, TrainingOutput
+from diffdict.sae.selection import above, starts_of
 from diffdict.sae.sparse import Codes, decode_entries, encode_chosen, pre_activations
 
 SPARSE_BELOW = 0.03  # density under which work by entries is faster than matrix products
@@ -26,7 +26,7 @@ class Elementwise(Sae):
     and `costs` of what is active. Below `floor` neither has a value or a gradient.
     """
 
-    told = (*Sae.told, "sparsity")
+    exported_options = (*Sae.exported_options, "sparsity")
     resamples = True
 
     def __init__(
@@ -65,12 +65,14 @@ class Elementwise(Sae):
         return {}
 
     def activate(
-        self, pre: Float[Tensor, "tokens part"], part: slice = slice(None)
+        self,
+        pre: Float[Tensor, "tokens part"],
+        part: slice | Int64[Tensor, " part"] = slice(None),
     ) -> Float[Tensor, "tokens part"]:
         """Each code from its own pre-activation."""
         return self.code(pre, lambda parameter: parameter[part])
 
-    def learn(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> Learned:
+    def training_forward(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> TrainingOutput:
         """By matrix products while many latents are active, then by entries."""
         if self.density.item() < SPARSE_BELOW:
             learned = self._by_entries(x, pressure)
@@ -86,22 +88,24 @@ class Elementwise(Sae):
         """Compiles the matrix products and all between them."""
         self._by_matrix = torch.compile(self._by_matrix)
 
-    def _by_matrix(self, x: Tensor, pressure: float) -> Learned:
-        pre = pre_activations(x, self.b_dec, self.W_enc, self.b_enc)
+    def _by_matrix(self, x: Tensor, pressure: float) -> TrainingOutput:
+        pre = pre_activations(x, self.input_centre, self.W_enc, self.b_enc)
         codes = self.code(pre, lambda parameter: parameter)
         terms = self._terms(pre, codes, x, pressure, lambda parameter: parameter, torch.matmul)
         sums = _product(codes, self.dictionary)
         active = (codes > 0).sum(0)
-        return Learned(sums + self.b_dec, codes, terms, active=active)
+        return TrainingOutput(sums + self.b_dec, codes, terms, active=active)
 
-    def _by_entries(self, x: Tensor, pressure: float) -> Learned:
-        entries, pre = encode_chosen(x, self.b_dec, self.W_enc, self.b_enc, self._choose)
+    def _by_entries(self, x: Tensor, pressure: float) -> TrainingOutput:
+        entries, pre = encode_chosen(x, self.input_centre, self.W_enc, self.b_enc, self._choose)
         at = lambda parameter: parameter.index_select(0, entries.chosen)  # noqa: E731
         values = self.code(pre, at)
         decode = lambda codes, rows: decode_entries(codes, rows, entries)  # noqa: E731
         terms = self._terms(pre, values, x, pressure, at, decode)
         sums = decode(values, self.dictionary)
-        return Learned(sums + self.b_dec, Codes(entries.starts, entries.chosen, values), terms)
+        return TrainingOutput(
+            sums + self.b_dec, Codes(entries.starts, entries.chosen, values), terms
+        )
 
     def _choose(self, pre: Tensor) -> tuple[Tensor, Tensor]:
         token, latent = above(pre, self.floor.detach().to(pre.dtype))
@@ -155,6 +159,11 @@ class Gated(Elementwise):
         """The magnitude's too."""
         return {self.b_enc: 0.0, self.r_mag: 0.0, self.b_mag: 0.0}
 
+    @property
+    def biases(self) -> tuple[nn.Parameter, ...]:
+        """The gate's and the magnitude's."""
+        return self.b_enc, self.b_mag
+
     def code(self, pre: Tensor, at: At) -> Tensor:
         """The magnitude where the gate is open."""
         size = at(self.r_mag).exp() * (pre - at(self.b_enc)) + at(self.b_mag)
@@ -177,7 +186,7 @@ class JumpRelu(Elementwise):
     """
 
     architecture = inference = "jumprelu"
-    told = (*Elementwise.told, "bandwidth")
+    exported_options = (*Elementwise.exported_options, "bandwidth")
 
     def __init__(
         self,

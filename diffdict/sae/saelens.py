@@ -71,6 +71,7 @@ def _folded(sae: Sae, order: Tensor) -> dict[str, Float64[Tensor, "..."]]:
     """The weights of an autoencoder of raw tokens with the same codes, by SAELens's names.
 
     s · (x − mean) − b_dec = s · (x − (mean + b_dec / s)): what remains of both is its b_dec.
+    Where the encoder takes off no b_dec, its bias takes off the mean.
     """
     wide = {name: value.detach().cpu().double() for name, value in sae.state_dict().items()}
     scale = wide["token_scale"]
@@ -82,11 +83,22 @@ def _folded(sae: Sae, order: Tensor) -> dict[str, Float64[Tensor, "..."]]:
     }
     if sae.inference == "gated":
         pairs = {"b_gate": "b_enc", "b_mag": "b_mag", "r_mag": "r_mag"}
-        return weights | {theirs: wide[ours][order] for theirs, ours in pairs.items()}
-    weights["b_enc"] = wide["b_enc"][order]
+        weights |= {theirs: wide[ours][order] for theirs, ours in pairs.items()}
+    else:
+        weights["b_enc"] = wide["b_enc"][order]
     if "threshold" in wide:  # codes are ours, so thresholds are too
         weights["threshold"] = wide["threshold"].expand(sae.latents)[order]
-    return weights
+    return weights if sae.apply_b_dec_to_input else _shifted(weights, -wide["mean"])
+
+
+def _shifted(weights: Mapping[str, Tensor], by: Tensor) -> dict[str, Float64[Tensor, "..."]]:
+    """The biases of an encoder that sees x and answers as if it saw x + by."""
+    more, biases = by @ weights["W_enc"], {}
+    for name in ("b_enc", "b_gate", "b_mag"):
+        if name in weights:
+            stretch = weights["r_mag"].exp() if name == "b_mag" else 1
+            biases[name] = weights[name] + more * stretch
+    return {**weights, **biases}
 
 
 def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
@@ -99,7 +111,7 @@ def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
         "d_sae": sae.latents,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": sae.apply_b_dec_to_input,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": LAYOUT, "model_name": name, "diffdict": {**own, **form}},
@@ -109,7 +121,7 @@ def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
 
 def _lines(facts: Mapping[str, object]) -> bytes:
     """JSON with a line a fact: what is short can be read, what is long stays out of the way."""
-    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items())
+    lines = (f"{files.json_text(key)}: {files.json_text(value)}" for key, value in facts.items())
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -123,7 +135,7 @@ def load(folder: str | Path) -> Sae:
     weights = _checked(Path(folder) / WEIGHTS, config, architecture)
     variant = None if own is None else _variant(own, path)
     if variant is None:
-        return anybodys(config, architecture, weights, path)
+        return from_saelens(config, architecture, weights, path)
     if variant.inference != architecture:
         raise _strange(path, f"architecture {architecture!r} beside {variant.architecture!r}")
     sae = _made(variant, own, config, path)
@@ -221,7 +233,7 @@ def _strange(path: Path, what: str) -> UserError:
     )
 
 
-def anybodys(
+def from_saelens(
     config: Mapping, architecture: str, weights: Mapping[str, Float64[Tensor, "..."]], path: Path
 ) -> Sae:
     """A dictionary in SAELens's words as one of ours, with the same codes."""
@@ -234,12 +246,7 @@ def anybodys(
         )
     weights = dict(weights)
     shape = {"latents": config["d_sae"], "normalise": "none"}  # rows keep the lengths they have
-    if config.get("apply_b_dec_to_input", True) is False:
-        shift = weights["b_dec"] @ weights["W_enc"]
-        for name in {"b_enc", "b_gate"} & weights.keys():
-            weights[name] = weights[name] + shift
-        if architecture == "gated":
-            weights["b_mag"] = weights["b_mag"] + shift * weights["r_mag"].exp()
+    shape["apply_b_dec_to_input"] = config.get("apply_b_dec_to_input", True) is not False
     if architecture != "topk":
         variant = {"standard": Relu, "gated": Gated, "jumprelu": JumpRelu}[architecture]
         return _unfold(variant(config["d_in"], **shape), weights)
@@ -258,6 +265,7 @@ def anybodys(
 def _unfold(sae: Sae, weights: Mapping[str, Float64[Tensor, "..."]]) -> Sae:
     """The weights of an autoencoder of raw tokens, in the standard form of this one."""
     scale, mean = sae.token_scale.double(), sae.mean.double()
+    weights = weights if sae.apply_b_dec_to_input else _shifted(weights, mean)
     sae.W_enc.copy_(weights["W_enc"].T / scale)
     sae.W_dec.copy_(weights["W_dec"] * scale)
     sae.b_dec.copy_((weights["b_dec"] - mean) * scale)

@@ -148,7 +148,7 @@ class _Encode(torch.autograd.Function):
         return to_x, to_centre, to_weight, to_bias, None, None
 
 
-Choice = Callable[[Tensor], tuple[Tensor, Tensor]]  # pre-activations -> starts, chosen latents
+EntryChoice = Callable[[Tensor], tuple[Tensor, Tensor]]  # pre-activations -> starts, chosen latents
 PIECE = 2**22  # pre-activations at once, where tokens are chosen one by one: they stay in cache
 
 
@@ -157,7 +157,7 @@ def encode_chosen(
     centre: Float[Tensor, " d_in"],
     weight: Float[Tensor, "latents d_in"],
     bias: Float[Tensor, " latents"],
-    choose: Choice,
+    choose: EntryChoice,
     together: bool = False,
 ) -> tuple[Entries, Float[Tensor, "entries"]]:
     """Pre-activations at the entries that `choose` takes out of all; gradients to those alone.

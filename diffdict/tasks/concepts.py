@@ -1,8 +1,9 @@
-"""What dictionaries know of labelled classes: chosen on training pictures, tested on others.
+"""The concept test: latents are chosen for classes on training pictures and tested on others.
 
-Whole pictures are walked three times: training pictures to count every latent × class, the same
-again for unions of the best, then the test's. All that is counted is a sum, or the largest few, so
-any number of ranks finds what one finds; nothing is held for every pixel and latent.
+There are three passes over whole pictures: over the training pictures to count every latent ×
+class, over them again for unions of the best latents, and over the test pictures. Every state is a
+sum or a list of the k largest, so the result does not depend on the number of ranks, and memory
+does not grow with pixels × latents.
 """
 
 import math
@@ -16,13 +17,9 @@ from rich.table import Table
 from torch import Tensor
 
 from diffdict.errors import UserError
-from diffdict.features.labelled import LabelledPicture
-from diffdict.metrics.activations import Activations, Histogram, find_floors
-from diffdict.metrics.concepts import Concepts, Counts
-from diffdict.metrics.findings import Findings, Together
-from diffdict.metrics.native import Encode, pre_of
-from diffdict.metrics.ranking import IGNORED, Top, rank, token_labels
-from diffdict.metrics.selection import (
+from diffdict.features.whole_pictures import LabelledPicture
+from diffdict.metrics.concepts.activations import ActivationHistogram, Activations, find_floors
+from diffdict.metrics.concepts.assignment import (
     NONE,
     Choice,
     Report,
@@ -31,56 +28,65 @@ from diffdict.metrics.selection import (
     random_directions,
     report,
 )
-from diffdict.metrics.unions import Unions, candidates
+from diffdict.metrics.concepts.findings import Findings, Together
+from diffdict.metrics.concepts.overlap import Concepts, Counts
+from diffdict.metrics.concepts.pre_activations import Encode, pre_of
+from diffdict.metrics.concepts.ranking import IGNORED, TopLabels, rank, token_labels
+from diffdict.metrics.concepts.unions import Unions, candidates
+from diffdict.metrics.excess import Excess, most_in_excess
 from diffdict.sae.base import Sae
 
-CHOOSE, UNITE, TEST = range(3)  # the walks
-COMPONENTS = 256  # principal ones, at most
+CHOOSE, UNITE, TEST = range(3)  # the passes over pictures
+COMPONENTS = 256  # largest number of principal components
 CANDIDATES = 12  # latents that a class's union is grown from
 
 
 class Rule(NamedTuple):
-    """Directions, and above what they count as active."""
+    """Directions, and the thresholds above which they count as active."""
 
     encode: Encode  # raw tokens to pre-activations, affine
     thresholds: Float[Tensor, "latents thresholds"]
     ranked: int | None
 
 
-class Watch:
-    """Where directions are active, against masks: in training pictures and in the test's."""
+class OverlapCounts:
+    """Overlap of active areas with masks, on training and on test pictures."""
 
     def __init__(self, rule: Rule, class_names: Sequence[str], ignore_label: int | None) -> None:
         self.rule = rule
         self.areas = {walk: _count(rule, class_names, ignore_label) for walk in (CHOOSE, TEST)}
 
     def counts(self) -> tuple[Counts, Counts]:
-        """Of all ranks: training and test."""
+        """The counts of all ranks: training and test."""
         return self.areas[CHOOSE].compute(), self.areas[TEST].compute()
 
 
-class Closer:
-    """What is asked of a dictionary and of no baseline: tokens in order, unions, strength."""
+class DictionaryMeasures:
+    """What is measured of dictionaries, not of baselines: ranking, unions, activations, excess."""
 
-    def __init__(self, rule: Rule, class_names: Sequence[str], ignore_label: int | None) -> None:
+    def __init__(
+        self, sae: Sae, rule: Rule, class_names: Sequence[str], ignore_label: int | None
+    ) -> None:
         floors, device = rule.thresholds[:, 0], rule.thresholds.device
-        self.rule, self.class_names, self.ignore_label = rule, class_names, ignore_label
+        self.sae, self.rule = sae, rule
+        self.class_names, self.ignore_label = class_names, ignore_label
+        self.excess = Excess(len(class_names), sae.latents).to(device)
         self.tokens = {walk: _count(rule, class_names, IGNORED) for walk in (CHOOSE, TEST)}
-        self.top = Top(class_names, floors, ranked=rule.ranked).to(device)
+        self.top = TopLabels(class_names, floors, ranked=rule.ranked).to(device)
         self.activity = Activations(floors, ranked=rule.ranked).to(device)
         self.unions: dict[int, Unions] = {}
 
     def begin_unions(self, train: Counts) -> None:
-        """The same candidates on training pictures, to grow from, and on the test's."""
+        """Prepares unions of the same candidates for training and for test pictures."""
         thresholds = self.rule.thresholds
-        chosen = candidates(train, thresholds, CANDIDATES)
+        latents = candidates(train, thresholds, CANDIDATES)
         options = {"ranked": self.rule.ranked, "ignore_label": self.ignore_label}
         for walk in (UNITE, TEST):
-            metric = Unions(self.class_names, chosen, len(thresholds), **options)
+            metric = Unions(self.class_names, latents, len(thresholds), **options)
             self.unions[walk] = metric.to(thresholds.device)
 
     def unite(self, most: int) -> list[Together]:
-        """The unions, class by class."""
+        """Each class's union of at most `most` latents, grown on the training pictures."""
         before, after = (self.unions[walk].compute() for walk in (UNITE, TEST))
         grown = before.grow(most)
         slots = [union.slots for union in grown]
@@ -89,7 +95,7 @@ class Closer:
 
 
 class ConceptTest:
-    """Dictionaries, by name, and what they are compared with, over whole labelled pictures."""
+    """Compares named dictionaries and their baselines with the masks of whole pictures."""
 
     def __init__(
         self,
@@ -104,7 +110,7 @@ class ConceptTest:
         baselines: bool = True,
         seed: int = 0,
     ) -> None:
-        """`sample` are tokens, the same at every call; `mean` is theirs, which baselines centre on.
+        """`sample` yields the same tokens at every call; baselines are centred on their `mean`.
 
         `quantiles` of a latent's own activations are its thresholds; the first is 0, its floor.
         """
@@ -112,101 +118,107 @@ class ConceptTest:
         _check(quantiles, union)
         self.class_names, self.ignore_label = tuple(class_names), ignore_label
         self.union, self.walk = union, CHOOSE
-        self.watches: dict[str, Watch] = {}
-        self.closers: dict[str, Closer] = {}
+        self.overlaps: dict[str, OverlapCounts] = {}
+        self.measures: dict[str, DictionaryMeasures] = {}
         for name, sae in saes.items():
             floors = find_floors(
                 sae.activate, sae.latents, ranked=sae.ranked, device=sae.W_enc.device
             )
-            own = seen(sae.pre, floors, sae.ranked, sample)
-            rule = self._watch(name, sae.pre, own, sae.ranked, quantiles)
-            self.closers[name] = Closer(rule, self.class_names, ignore_label)
+            histogram = activation_histogram(sae.pre, floors, sae.ranked, sample)
+            rule = self._add_overlap(name, sae.pre, histogram, sae.ranked, quantiles)
+            self.measures[name] = DictionaryMeasures(sae, rule, self.class_names, ignore_label)
             if baselines:
-                encode = along(random_directions(sae.latents, len(mean), seed, mean.device), mean)
-                found = seen(encode, torch.zeros_like(own.floors), sae.ranked, sample)
-                shares = quantiles if sae.ranked else thinning(quantiles, found, own)
-                self._watch(f"{name}/random", encode, found, sae.ranked, shares)
+                rows = random_directions(sae.latents, len(mean), seed, mean.device)
+                encode, zeros = projection(rows, mean), torch.zeros_like(histogram.floors)
+                random = activation_histogram(encode, zeros, sae.ranked, sample)
+                shares = quantiles if sae.ranked else match_density(quantiles, random, histogram)
+                self._add_overlap(f"{name}/random", encode, random, sae.ranked, shares)
         channels = torch.eye(len(mean), device=mean.device)
         for name in ("channels", "pca") if baselines else ():
             rows = channels if name == "channels" else components(sample(), mean)
-            encode = along(torch.cat([rows, -rows]), mean)
-            found = seen(encode, mean.new_zeros(2 * len(rows)), None, sample)
-            self._watch(name, encode, found, None, quantiles)
+            encode = projection(torch.cat([rows, -rows]), mean)
+            zeros = mean.new_zeros(2 * len(rows))
+            histogram = activation_histogram(encode, zeros, None, sample)
+            self._add_overlap(name, encode, histogram, None, quantiles)
 
-    def _watch(
+    def _add_overlap(
         self,
         name: str,
         encode: Encode,
-        seen: Histogram,
+        histogram: ActivationHistogram,
         ranked: int | None,
         shares: Sequence[float] | Float[Tensor, "latents thresholds"],
     ) -> Rule:
-        rule = Rule(encode, seen.quantiles(shares), ranked)
-        self.watches[name] = Watch(rule, self.class_names, self.ignore_label)
+        rule = Rule(encode, histogram.quantiles(shares), ranked)
+        self.overlaps[name] = OverlapCounts(rule, self.class_names, self.ignore_label)
         return rule
 
     @torch.no_grad()
     def see(self, walk: int, picture: LabelledPicture) -> None:
-        """One picture of a walk; walks follow one another."""
-        self._go_on(walk)
+        """Counts one picture; `walk` is the pass it belongs to, and passes come in order."""
+        self.advance_to(walk)
         ((grid, tokens),) = picture.maps.groups.items()
         maps, mask = tokens.unflatten(1, grid), picture.mask[None]
         other = None if picture.other is None else picture.other[None]
         with torch.autocast(tokens.device.type, enabled=False):
             if walk != UNITE:
-                for name, watch in self.watches.items():
-                    null = other if name in self.closers else None
-                    watch.areas[walk].update(pre_of(watch.rule.encode, maps), mask, null)
+                for name, overlap in self.overlaps.items():
+                    null = other if name in self.measures else None
+                    overlap.areas[walk].update(pre_of(overlap.rule.encode, maps), mask, null)
                 labels = token_labels(mask, grid, self.class_names, self.ignore_label)
-            for closer in self.closers.values():
-                pre = pre_of(closer.rule.encode, maps)
+            for measure in self.measures.values():
+                pre = pre_of(measure.rule.encode, maps)
                 if walk != CHOOSE:
-                    closer.unions[walk].update(pre, mask)
+                    measure.unions[walk].update(pre, mask)
                 if walk != UNITE:
-                    closer.tokens[walk].update(pre, labels)
+                    measure.tokens[walk].update(pre, labels)
+                if walk == CHOOSE:
+                    codes = measure.sae.encode_sparse(maps.flatten(0, 2))
+                    measure.excess.update(*codes, labels.flatten())
                 if walk == TEST:
-                    closer.top.update(pre, labels)
-                    closer.activity.update(pre)
+                    measure.top.update(pre, labels)
+                    measure.activity.update(pre)
 
-    def _go_on(self, walk: int) -> None:
-        """Ranks go from walk to walk in one order, also those that have no picture in some."""
+    def advance_to(self, walk: int) -> None:
+        """Goes to this pass; all ranks do so in the same order, even without a picture in one."""
         if self.walk == CHOOSE and walk > CHOOSE:
-            for name, closer in self.closers.items():
-                closer.begin_unions(self.watches[name].areas[CHOOSE].compute())
+            for name, measure in self.measures.items():
+                measure.begin_unions(self.overlaps[name].areas[CHOOSE].compute())
         self.walk = walk
 
     def findings(self) -> dict[str, Findings]:
-        """What all ranks have found, by dictionary."""
-        self._go_on(TEST)
-        shared = {name: self._chosen(name) for name in ("channels", "pca") if name in self.watches}
-        return {name: self._findings(name, shared) for name in self.closers}
+        """The results of all ranks together, by dictionary."""
+        self.advance_to(TEST)
+        shared = {name: self._report(name) for name in ("channels", "pca") if name in self.overlaps}
+        return {name: self._findings(name, shared) for name in self.measures}
 
-    def _chosen(self, name: str) -> Report:
-        train, test = self.watches[name].counts()
+    def _report(self, name: str) -> Report:
+        train, test = self.overlaps[name].counts()
         return report(choose(train), train, test)
 
     def _findings(self, name: str, baselines: dict[str, Report]) -> Findings:
-        closer, (train, test) = self.closers[name], self.watches[name].counts()
-        if f"{name}/random" in self.watches:
-            baselines = {"random": self._chosen(f"{name}/random"), **baselines}
+        measure, (train, test) = self.measures[name], self.overlaps[name].counts()
+        if f"{name}/random" in self.overlaps:
+            baselines = {"random": self._report(f"{name}/random"), **baselines}
         if train.null is not None and test.null is not None:
             permuted = report(choose(train.null), train.null, test.null)
             baselines = {"permuted": permuted, **baselines}
-        ordered = (closer.tokens[walk].compute() for walk in (CHOOSE, TEST))
+        ordered = (measure.tokens[walk].compute() for walk in (CHOOSE, TEST))
         return Findings(
             class_names=self.class_names,
-            thresholds=closer.rule.thresholds,
-            ranked=closer.rule.ranked,
+            thresholds=measure.rule.thresholds,
+            ranked=measure.rule.ranked,
             train=train,
             test=test,
             best=report(choose(train), train, test),
             zero=report(choose(train, threshold=0), train, test),
             matched=report(match(train), train, test),
             second=runners_up(train),
-            unions=closer.unite(self.union),
-            activity=closer.activity.compute(),
-            ranking=rank(*ordered, closer.top.compute()),
+            unions=measure.unite(self.union),
+            activity=measure.activity.compute(),
+            ranking=rank(*ordered, measure.top.compute()),
             baselines=baselines,
+            excess=most_in_excess(measure.excess.compute()),
         )
 
 
@@ -216,13 +228,12 @@ def _count(rule: Rule, class_names: Sequence[str], ignore_label: int | None) -> 
 
 
 def check_concepts(test: Callable[..., ConceptTest] | None) -> None:
-    """The settings of a test that is to come, before anything is learned for it."""
-    said = getattr(test, "keywords", {})
-    _check(list(said.get("quantiles", (0,))), said.get("union", 1))
+    """Checks the settings of the concept test before the training that it follows."""
+    settings = getattr(test, "keywords", {})
+    _check(list(settings.get("quantiles", (0,))), settings.get("union", 1))
 
 
 def _check(quantiles: list[float | int], union: int) -> None:
-    """The settings."""
     numbers = all(type(share) in (int, float) for share in quantiles)
     if not numbers or quantiles[:1] != [0] or quantiles != sorted(quantiles) or quantiles[-1] >= 1:
         raise UserError(
@@ -232,19 +243,19 @@ def _check(quantiles: list[float | int], union: int) -> None:
         raise UserError(f"model.concepts.union lies in 1..{CANDIDATES} latents, got {union}")
 
 
-def along(rows: Float[Tensor, "latents d_in"], mean: Float[Tensor, " d_in"]) -> Encode:
-    """How far tokens go in these directions from their mean."""
+def projection(rows: Float[Tensor, "latents d_in"], mean: Float[Tensor, " d_in"]) -> Encode:
+    """Encodes tokens by their dot products with these rows, after the mean is subtracted."""
     return lambda tokens, part: (tokens.float() - mean) @ rows[part].T
 
 
 @torch.no_grad()
-def seen(
+def activation_histogram(
     encode: Encode,
     floors: Float[Tensor, " latents"],
     ranked: int | None,
     sample: Callable[[], Iterable[Tensor]],
-) -> Histogram:
-    """How strongly directions are active on the sample, which is the same on every rank."""
+) -> ActivationHistogram:
+    """Activations of the directions on the sample, which is the same on every rank."""
     metric = Activations(floors, ranked=ranked).to(floors.device)
     metric.sync_on_compute = False
     for tokens in sample():
@@ -252,20 +263,20 @@ def seen(
     return metric.compute()
 
 
-def thinning(
-    quantiles: Sequence[float | int], found: Histogram, like: Histogram
+def match_density(
+    quantiles: Sequence[float | int], histogram: ActivationHistogram, like: ActivationHistogram
 ) -> Float[Tensor, "latents quantiles"]:
-    """Quantiles of `found` among the activations that leave it no denser than `like`."""
-    kept = like.density / found.density.clamp(min=torch.finfo(torch.float64).tiny)
-    above = 1 - torch.tensor(quantiles, dtype=torch.float64, device=kept.device)
-    return (1 - kept.clamp(max=1)[:, None] * above).float()
+    """Quantiles of `histogram` at which its latents are at most as dense as those of `like`."""
+    ratio = like.density / histogram.density.clamp(min=torch.finfo(torch.float64).tiny)
+    above = 1 - torch.tensor(quantiles, dtype=torch.float64, device=ratio.device)
+    return (1 - ratio.clamp(max=1)[:, None] * above).float()
 
 
 @torch.no_grad()
 def components(
     sample: Iterable[Float[Tensor, "_ d_in"]], mean: Float[Tensor, " d_in"]
 ) -> Float[Tensor, "components d_in"]:
-    """The principal directions of the sample, the largest first."""
+    """The principal components of the sample, the largest first."""
     products = mean.new_zeros(len(mean), len(mean))
     for tokens in sample:
         centred = tokens.to(mean.device).float() - mean
@@ -274,17 +285,17 @@ def components(
 
 
 def runners_up(train: Counts) -> Choice:
-    """The second latents of each class; of a single latent none."""
+    """The second-best latent of each class; NONE if the dictionary has only one."""
     if train.intersections.shape[2] > 1:
         return choose(train, place=1)
     none = torch.full_like(train.pixels, NONE)
     return Choice(none, torch.zeros_like(none))
 
 
-def show(found: Mapping[str, Findings]) -> None:
-    """Tables class → latent → IoU, with the means and what is left out of them."""
+def print_findings(by_dictionary: Mapping[str, Findings]) -> None:
+    """Prints tables class → latent → IoU, with the means and the classes left out of them."""
     console = Console(soft_wrap=True)
-    for name, findings in found.items():
+    for name, findings in by_dictionary.items():
         console.print(_table(findings, name))
         for split in ("train", "test"):
             if absent := getattr(findings.best, f"absent_{split}"):
@@ -297,16 +308,17 @@ def _table(findings: Findings, title: str) -> Table:
     table.add_column("class")
     for name in ("latent", "IoU", "train", *baselines):
         table.add_column(name, justify="right")
-    kept = [findings.best, *(findings.baselines[name] for name in baselines)]
+    reports = [findings.best, *(findings.baselines[name] for name in baselines)]
     for i, row in enumerate(findings.best.rows):
         latent = "–" if row.latent == NONE else str(row.latent)
-        values = [row.test.iou, row.train.iou, *(each.test.iou[i] for each in kept[1:])]
-        table.add_row(row.name, latent, *map(_spoken, values))
-    means = [kept[0].mean_test, kept[0].mean_train, *(each.mean_test for each in kept[1:])]
-    table.add_row("mean", "", *(_spoken(mean.iou) for mean in means), style="bold")
+        values = [row.test.iou, row.train.iou, *(each.test.iou[i] for each in reports[1:])]
+        table.add_row(row.name, latent, *map(_format, values))
+    best = findings.best
+    means = [best.mean_test, best.mean_train, *(each.mean_test for each in reports[1:])]
+    table.add_row("mean", "", *(_format(mean.iou) for mean in means), style="bold")
     return table
 
 
-def _spoken(iou: Tensor | float) -> str:
+def _format(iou: Tensor | float) -> str:
     value = float(iou)
     return "–" if math.isnan(value) else f"{value:.3f}"

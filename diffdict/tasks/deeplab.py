@@ -6,7 +6,6 @@ What it has learned needs no diffusion model any more.
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, no_type_check
 
 import pytorch_lightning as pl
 import torch
@@ -14,111 +13,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from diffdict.backbones.resnet import ResNet
 from diffdict.checkpoints import load_into
+from diffdict.classifiers.deeplab import DeepLabV3
 from diffdict.errors import UserError
-from diffdict.features.shuffle import mix
 from diffdict.metrics.segmentation import PROTOCOLS, Confusion, Segmentation, check_protocol
-from diffdict.reports.segmentation.look import look
-from diffdict.tasks.divergence import stop_too_fast
-from diffdict.tasks.rates import Rates
+from diffdict.reports.segmentation.picture_labels import draw_labels
+from diffdict.reports.subjects import SegmentedPicture
+from diffdict.seeds import mix
+from diffdict.training.logs_now import logs_now
+from diffdict.training.nonfinite import stop_too_fast
+from diffdict.training.schedule import Rates
 
-RATES = (12, 24, 36)  # how far apart the taps of the pyramid's 3×3 convolutions stand
-WIDTH = 256  # of every branch, and of what they become together
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures in [0, 1]
 HELP = 0.4  # what the auxiliary head's loss weighs (Zhao et al. 2017)
 UNSEEN = -100  # no label: the loss of what is ignored, where nothing is
-
-
-class Logits(NamedTuple):
-    """What the heads say of every pixel."""
-
-    classes: Float[Tensor, "batch classes height width"]
-    auxiliary: Float[Tensor, "batch classes height width"] | None  # helps layer3 learn; else unused
-
-
-class DeepLabV3(nn.Module):
-    """A dilated ResNet, an atrous pyramid, and a classifier; torchvision's names for the weights.
-
-    Pictures have ImageNet's mean and deviation, and any size.
-    """
-
-    def __init__(
-        self,
-        depth: int = 50,
-        num_classes: int = 21,
-        auxiliary: bool = False,
-        width: int | float = 1,
-    ) -> None:
-        """`width` is the ResNet's: a quarter learns in a sixteenth of the time."""
-        super().__init__()
-        self.backbone = ResNet(depth, width, dilate=(False, True, True))
-        middle, last = (int(channels * width) for channels in (1024, 2048))
-        self.classifier = nn.Sequential(
-            Pyramid(last),
-            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
-            nn.BatchNorm2d(WIDTH),
-            nn.ReLU(),
-            nn.Conv2d(WIDTH, num_classes, 1),
-        )
-        self.aux_classifier = None
-        if auxiliary:
-            inner = middle // 4
-            self.aux_classifier = nn.Sequential(
-                nn.Conv2d(middle, inner, 3, padding=1, bias=False),
-                nn.BatchNorm2d(inner),
-                nn.ReLU(),
-                nn.Dropout(0.1),
-                nn.Conv2d(inner, num_classes, 1),
-            )
-
-    @no_type_check
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch classes height width"]:
-        """The logits of every pixel, at the pictures' own size."""
-        return self.both(images).classes
-
-    @no_type_check
-    def both(self, images: Float[Tensor, "batch 3 height width"]) -> Logits:
-        """The logits of both heads, for training; the auxiliary one's only where it is."""
-        x, auxiliary = self.backbone.stem(images), None
-        for name, block in self.backbone.blocks():
-            if name == "layer4.0" and self.aux_classifier is not None:
-                auxiliary = _enlarged(self.aux_classifier(x), images)
-            x = block(x)
-        return Logits(_enlarged(self.classifier(x), images), auxiliary)
-
-
-@no_type_check
-class Pyramid(nn.Module):
-    """Atrous spatial pyramid pooling: one map seen at five reaches, the widest its mean."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList([_branch(nn.Conv2d(channels, WIDTH, 1, bias=False))])
-        for rate in RATES:
-            spread = nn.Conv2d(channels, WIDTH, 3, padding=rate, dilation=rate, bias=False)
-            self.convs.append(_branch(spread))
-        mean = _branch(nn.Conv2d(channels, WIDTH, 1, bias=False))
-        self.convs.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), *mean))
-        together = nn.Conv2d(len(self.convs) * WIDTH, WIDTH, 1, bias=False)
-        self.project = nn.Sequential(*_branch(together), nn.Dropout(0.5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        *near, mean = self.convs
-        far = mean(x).expand(-1, -1, *x.shape[2:])  # a single value enlarged is that value
-        return self.project(torch.cat([*(conv(x) for conv in near), far], dim=1))
-
-
-@no_type_check
-def _branch(conv: nn.Conv2d) -> nn.Sequential:
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU())
-
-
-@no_type_check
-def _enlarged(logits: Tensor, images: Tensor) -> Tensor:
-    return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
 
 class DeepLab(pl.LightningModule):
@@ -211,8 +119,7 @@ class DeepLab(pl.LightningModule):
         return total / (labels != ignored).sum().clamp(min=1)
 
     def _log_batch(self, loss: Float[Tensor, ""]) -> None:
-        every = self.trainer.log_every_n_steps
-        if not every or (self.global_step + 1) % every:
+        if not logs_now(self.trainer, self.global_step):
             return
         if not loss.isfinite():
             what = f"The loss is no number at step {self.global_step}"
@@ -238,6 +145,15 @@ class DeepLab(pl.LightningModule):
         labels = self.segment(self.chosen, batch["image"])
         self.metric.update(labels, batch["mask"])
         return {"mask": labels}
+
+    def segmented(self, outputs: Mapping, batch: Mapping) -> list[SegmentedPicture]:
+        """Each picture of a test batch; one network has no uncertainty."""
+        seen = zip(batch["index"].tolist(), batch["mask"], outputs["mask"], strict=True)
+        return [SegmentedPicture(*one, None) for one in seen]
+
+    def confusion(self) -> Confusion:
+        """Of the last test."""
+        return self.found
 
     def on_validation_epoch_end(self) -> None:
         """The figures; the first of the best epochs is chosen."""
@@ -285,7 +201,7 @@ class DeepLab(pl.LightningModule):
         shares = self.chosen(self._normal(image[None]))[0].softmax(0)
         doubt = torch.special.entr(shares).sum(0)
         seen = image, shares.argmax(0), doubt
-        return look(*seen, self.class_names, self.palette, folder)
+        return draw_labels(*seen, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured."""

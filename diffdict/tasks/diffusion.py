@@ -4,112 +4,102 @@ Two copies of the network live here: `net`, which the optimizer moves, and `ema`
 average, which is judged, sampled and handed on. A checkpoint's `state_dict` holds both, as `net.…`
 and `ema.…`; read as a backbone (`backbone.checkpoint=…/last.ckpt`) it gives the average.
 
-Timestep and noise belong to (seed, epoch, picture), not to a stream: a resumed run, another batch
-size with accumulation, and another number of ranks see the same draws.
+Noise level, noise and augmentation belong to (seed, epoch, picture), not to a stream: a resumed
+run, another batch size with accumulation, and another number of ranks see the same draws. What
+dropout leaves out belongs to (seed, batch, rank): a resumed run leaves out the same.
 """
 
 import copy
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffdict.diffusion.objectives import Losses, Objective, training_losses
-from diffdict.diffusion.schedules import q_sample
+from diffdict.backbones.base import Backbone
+from diffdict.backbones.denoiser import Denoiser, Given, check_denoiser
+from diffdict.data.augment import Augment
+from diffdict.diffusion.objectives import (
+    Losses,
+    Objective,
+    check_objective,
+    denoising_losses,
+    quarter,
+    spread_time,
+)
 from diffdict.errors import UserError
-from diffdict.tasks.divergence import stop_too_fast
-from diffdict.tasks.rates import check_steps, make_optimizer
-
-GOLDEN_RATIO = 0.6180339887498949  # frac(i × this) covers [0, 1) evenly for every number of i
-TRAIN, JUDGE = 0, 1  # which family of draws a seed opens
-
-
-class Draws(NamedTuple):
-    """What happens to a batch of pictures."""
-
-    t: Int[Tensor, " batch"]  # timesteps
-    noise: Float[Tensor, "batch channels height width"]
+from diffdict.seeds import entropy
+from diffdict.training.averaged import AveragedTraining
+from diffdict.training.draws import AUGMENT, JUDGE, TRAIN, Draws, draw_noising, spread_shares
+from diffdict.training.epoch import current_epoch
 
 
-class Window:
-    """Losses by quarter of the chain, and pictures a second, since the last flush."""
+class Exported(NamedTuple):
+    """A network for others to use."""
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.sums, self.counts = torch.zeros(2, 4, device=device)
-        self.since = time.perf_counter()
-
-    def add(self, losses: Float[Tensor, " batch"], quarters: Int[Tensor, " batch"]) -> None:
-        """One batch; everything stays on the device."""
-        self.sums.index_add_(0, quarters, losses.float())
-        self.counts.index_add_(0, quarters, torch.ones_like(losses, dtype=torch.float32))
-
-    def flush(self, ranks: int) -> dict[str, float]:
-        """The means of the quarters that were met and the rate; then everything from zero."""
-        sums, counts = self.sums.tolist(), self.counts.tolist()
-        rate = ranks * sum(counts) / (time.perf_counter() - self.since)
-        self.__init__(self.sums.device)
-        met = {
-            f"loss_q{q + 1}": s / n for q, (s, n) in enumerate(zip(sums, counts, strict=True)) if n
-        }
-        return met | {"images_per_s": rate}
+    net: nn.Module
+    facts: dict[str, str]
 
 
-class Diffusion(pl.LightningModule):
+class Diffusion(AveragedTraining):
     """Denoising pre-training of any of our U-Nets (Ho et al. 2020; Nichol and Dhariwal 2021)."""
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Backbone,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         objective: Objective,
         ema_decay: float = 0.9999,
+        ema_rule: str = "house",
         warmup_steps: int = 0,
         anneal_steps: int = 0,
+        augment: Augment | None = None,
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        """`anneal_steps` > 0: the rate falls linearly to 0 at that step."""
-        super().__init__()
-        if net.num_timesteps is None:
-            raise UserError(
-                f"{net.name} is no diffusion network, there is nothing to denoise with: "
-                "backbone=guided_unet or backbone=toy_ddpm"
-            )
-        if not 0 <= ema_decay < 1:
-            raise UserError(f"ema_decay must lie in [0, 1), got {ema_decay}. Try 0.999 or 0.9999.")
-        check_steps(warmup_steps=warmup_steps, anneal_steps=anneal_steps)
+        """`anneal_steps` > 0: the rate falls linearly to 0 at that step.
+
+        `ema_rule`: how fast a young average forgets, until its decay has come to `ema_decay`.
+        `augment`: changes the pictures, of which a network with `augment_dim` is told.
+        """
+        super().__init__(optimizer, ema_decay, ema_rule, warmup_steps, anneal_steps, seed)
+        check_denoiser(net, "there is nothing to denoise with")
+        check_objective(objective, net.process)
+        check_augment(augment, net)
         if channels_last:
             net = net.to(memory_format=torch.channels_last)
         self.net = net.requires_grad_(True).train()
         self.ema = copy.deepcopy(net).requires_grad_(False).eval()
-        self.optimizer, self.objective, self.seed = optimizer, objective, seed
-        self.ema_decay, self.warmup_steps, self.anneal_steps = ema_decay, warmup_steps, anneal_steps
+        self.objective, self.augment = objective, augment
         if compile:
             self.net.compile()
-        self._window = Window("cpu")
+
+    def learning(self) -> list[nn.Module]:
+        """The network that the optimizer moves."""
+        return [self.net]
+
+    def averages(self) -> list[nn.Module]:
+        """Its average."""
+        return [self.ema]
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         """One batch: the mean loss of its pictures."""
-        t, noise = self.draw(batch, (TRAIN, self._epoch()))
+        epoch = current_epoch(self.trainer)
+        t, noise = self.draw(batch, (TRAIN, epoch))
+        if self.augment is not None:
+            seeds = [entropy(self.seed, AUGMENT, epoch, index) for index in batch["index"].tolist()]
+            images, labels = self.augment(batch["image"], seeds)
+            batch = {**batch, "image": images, "augmentation": labels}
+        self.seed_dropout()
         losses = self._losses(self.net, batch, t, noise).loss
-        self._window.add(losses.detach(), t * 4 // self.net.schedule.steps)
+        self._window.add(losses.detach(), quarter(self.objective, self.net.process, t))
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(losses))
         return loss
 
-    def _epoch(self) -> int:
-        """How often the stream of pictures has come round: known from the batches trained on."""
-        batches = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        return batches // len(self.trainer.train_dataloader)
-
     def validation_step(self, batch: Mapping, batch_idx: int) -> None:
-        """The average network on fixed timesteps and noise, so that two epochs can be compared."""
+        """The average network on fixed levels and noise, so that two epochs can be compared."""
         self._judge("val", batch)
 
     def test_step(self, batch: Mapping, batch_idx: int) -> None:
@@ -117,83 +107,48 @@ class Diffusion(pl.LightningModule):
         self._judge("test", batch)
 
     def draw(self, batch: Mapping, family: tuple[int, int]) -> Draws:
-        """Timestep and noise of every picture, from (seed, family, index) alone."""
-        images, steps = batch["image"], self.net.schedule.steps
-        generator = torch.Generator(images.device)
-        t, noise = [], []
-        for index in batch["index"].tolist():
-            entropy = np.random.SeedSequence((self.seed, *family, index))
-            generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0]) >> 1)
-            t.append(torch.randint(steps, (), generator=generator, device=images.device))
-            noise.append(torch.randn(images.shape[1:], generator=generator, device=images.device))
-        return Draws(torch.stack(t), torch.stack(noise))
+        """Noise level and noise of every picture, from (seed, family, index) alone."""
+        indices = batch["index"].tolist()
+        words = self.seed, *family
+        return draw_noising(batch["image"], indices, self.net.process, self.objective, *words)
 
-    def _losses(self, net: nn.Module, batch: Mapping, t: Tensor, noise: Tensor) -> Losses:
-        x0, schedule = batch["image"], net.schedule
-        x_t = q_sample(schedule, x0, t, noise)
-        labels = () if net.label_emb is None else (batch["label"],)
-        output = net(x_t, schedule.timesteps.to(t.device)[t], *labels)
-        return training_losses(self.objective, schedule, output.float(), x0, x_t, t, noise)
+    def given(self, net: Denoiser, batch: Mapping) -> Given:
+        """What the network is told of a batch."""
+        label = None if net.condition.classes is None else batch.get("label")
+        return Given(label=label, augmentation=batch.get("augmentation"))
 
-    def _judge(self, split: str, batch: Mapping) -> None:
-        """Noise from the picture's index, timesteps evenly over the chain."""
+    def _losses(self, net: Denoiser, batch: Mapping, t: Tensor, noise: Tensor) -> Losses:
+        given = self.given(net, batch)
+        return denoising_losses(
+            self.objective,
+            net.process,
+            lambda x_t, at: net(x_t, at, given),
+            batch["image"],
+            t,
+            noise,
+        )
+
+    def _judge(self, split: str, batch: Mapping) -> tuple[Draws, Losses]:
+        """Noise from the picture's index, noise levels evenly over those of training."""
         noise = self.draw(batch, (JUDGE, 0)).noise
-        t = (batch["index"].double() * GOLDEN_RATIO % 1 * self.ema.schedule.steps).long()
+        shares = spread_shares(batch["index"])
+        t = spread_time(self.objective, self.ema.process, shares)
         losses = self._losses(self.ema, batch, t, noise)
         for name, values in (("loss", losses.loss), ("mse", losses.mse)):
             self.log(f"{split}/{name}", values.mean(), batch_size=len(t), sync_dist=True)
+        return Draws(t, noise), losses
 
-    def on_train_start(self) -> None:
-        """The clock starts with the first batch, not with the process."""
-        self._window = Window(self.device)
-
-    def on_validation_end(self) -> None:
-        """Judging is no training: it leaves the rate alone."""
-        self._window = Window(self.device)
-
-    def optimizer_step(self, *args, **kwargs) -> None:
-        """A step of the optimizer and one of the average, before any callback can save either."""
-        super().optimizer_step(*args, **kwargs)
-        update_average(self.ema, self.net, average_decay(self.ema_decay, self.global_step))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """The gradient's norm before clipping, and what the window since the last log has seen."""
-        if (self.global_step + 1) % self.trainer.log_every_n_steps:
-            return
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
-        seen = self._window.flush(self.trainer.world_size)
-        self.log("train/images_per_s", seen.pop("images_per_s"), prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in seen.items()})
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Nothing that is no number is ever saved."""
-        if not all(
-            bool(x.isfinite().all()) for x in (*self.net.parameters(), *self.ema.parameters())
-        ):
-            what = f"The weights are no numbers after step {self.global_step}"
-            stop_too_fast(self.trainer, what, self.warmup_steps)
-
-    def configure_optimizers(self) -> dict:
-        """The optimizer over the moving weights; warm-up, then constant or linear to zero."""
-        optimizer = make_optimizer(self.optimizer, self.net.parameters())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def rate(self, step: int) -> float:
-        """The share of the learning rate at an optimizer step."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        return warm * max(0.0, 1 - step / self.anneal_steps) if self.anneal_steps else warm
+    def exported(self) -> Exported:
+        """The network that is handed on, and what its file says of it beside its flags."""
+        return Exported(self.ema, {})
 
 
-def average_decay(decay: float, step: int) -> float:
-    """The decay at an optimizer step, counted from 0: young averages forget faster."""
-    return min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, moving: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · moving; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(moving.parameters()), 1 - decay)
-    for mine, its in zip(average.buffers(), moving.buffers(), strict=True):
-        mine.copy_(its)
+def check_augment(augment: Augment | None, net: Denoiser) -> None:
+    """What a network is not told of its pictures leaks into what it draws."""
+    labels = 0 if augment is None else augment.labels
+    if labels != net.augmentations:
+        raise UserError(
+            f"{net.name} is told {net.augmentations} labels of an augmentation, and model.augment "
+            f"gives {labels}: say backbone.augment_dim={labels}, or "
+            f"model.augment={'null' if labels else '{_target_: diffdict.data.augment.Augment}'}"
+        )

@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone
+from diffdict.features.locations import Blocks, Key, Timesteps
 from diffdict.features.noise import Noise
-from diffdict.features.passes import Blocks, Key, Passes, Timesteps
+from diffdict.features.passes import Passes
 
 
 class Features(pl.LightningModule):

@@ -10,21 +10,22 @@ from torch import Tensor, nn
 
 from diffdict import checkpoints, files
 from diffdict.backbones.base import Backbone
+from diffdict.bilinear.maps import NativeMaps
 from diffdict.checkpoints.read import read
 from diffdict.errors import UserError
-from diffdict.features.coded import CodedMaps
-from diffdict.features.gather import NativeMaps
+from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.noise import Noise
-from diffdict.features.passes import Blocks, Passes, Timesteps
-from diffdict.features.shards import TORCH
+from diffdict.features.passes import Passes
+from diffdict.features.pixels.codes import CodedMaps
+from diffdict.features.store.shards import TORCH
 from diffdict.metrics.segmentation import top_tenth
-from diffdict.sae import kept
+from diffdict.sae.load import load_dictionary
 from diffdict.tasks.pixel_mlp import PixelMLP
 
 AT_ONCE = 8  # pictures whose maps are in memory together
 
 
-class Labels(NamedTuple):
+class PictureLabels(NamedTuple):
     """What the ensemble makes of some pictures."""
 
     masks: Int64[Tensor, "batch height width"]
@@ -67,7 +68,7 @@ class Labeller(nn.Module):
         self.net, self.dtype = self.passes.net, TORCH[dtype]
         self.image_size, self.source = image_size, source
         self.codes = sae
-        self.sae = None if sae is None else kept.load(sae).sae.eval().requires_grad_(False)
+        self.sae = None if sae is None else load_dictionary(sae).sae.eval().requires_grad_(False)
 
     @property
     def ignore_label(self) -> int | None:
@@ -83,14 +84,16 @@ class Labeller(nn.Module):
             "labels_sha256": self.net.sha256,
             "timestep": self.passes.timesteps,
             "block": self.passes.blocks,
-            "noise": self.passes.noise._asdict(),
+            "noise": self.passes.noise.facts(),
             "maps": f"{self.dtype} of {self.passes.compute}",
             "codes": self.codes,
             "vote": self.segmenter.vote,
         }
 
     @torch.no_grad()
-    def forward(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> Labels:
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], indices: list[int]
+    ) -> PictureLabels:
         """Labels of these pictures in [-1, 1]; an index is what its own noise is drawn for."""
         found = []
         for start in range(0, len(images), AT_ONCE):
@@ -101,7 +104,7 @@ class Labeller(nn.Module):
                 found.append(self.segmenter.predict(seen))
         doubt = torch.stack([one.uncertainty for one in found])
         masks = torch.stack([self.segmenter.labels(one) for one in found])
-        return Labels(masks, doubt, torch.stack([top_tenth(one) for one in doubt]))
+        return PictureLabels(masks, doubt, torch.stack([top_tenth(one) for one in doubt]))
 
     def _see(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> NativeMaps:
         """Every map at its own resolution: timestep by timestep, block by block."""

@@ -1,8 +1,8 @@
-"""`task=pixel_mlp`: few-shot segmentation by an ensemble of pixel classifiers, learned as one.
+"""`task=pixel_mlp`: few-shot segmentation by an ensemble of pixel classifiers, trained at once.
 
-Members stop by themselves. Those that still learn stand in front and share their memory with the
-ensemble that is measured and kept; one that stops changes places with the last of them, is let go,
-and nothing touches it any more: neither gradient nor optimizer nor running statistics.
+Each member stops early by its own loss. Running members are the first rows of the ensemble and
+share its memory. A member that stops is swapped with the last running one; from then on neither
+gradients nor the optimizer nor running statistics change it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +15,12 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from diffdict.bilinear.maps import NativeMaps
 from diffdict.checkpoints import load_state_dict
+from diffdict.classifiers.pixel_ensemble import Ensemble, classifier_files
 from diffdict.errors import UserError
-from diffdict.features.coded import CodedMaps, Maps
-from diffdict.features.gather import NativeMaps
-from diffdict.features.pixels import LabelledPicture, PixelBatch
+from diffdict.features.pixels.codes import CodedMaps, PixelMaps
+from diffdict.features.pixels.data_module import LabelledPicture, PixelBatch
 from diffdict.metrics.segmentation import (
     PROTOCOLS,
     Confusion,
@@ -28,11 +29,12 @@ from diffdict.metrics.segmentation import (
     check_protocol,
     top_tenth,
 )
-from diffdict.reports.segmentation.look import look
-from diffdict.sae import kept
-from diffdict.tasks.divergence import stop_too_fast
-from diffdict.tasks.ensemble import Ensemble
-from diffdict.tasks.rates import Rates
+from diffdict.reports.segmentation.picture_labels import draw_labels
+from diffdict.reports.subjects import SegmentedPicture
+from diffdict.sae.load import load_dictionary
+from diffdict.training.logs_now import logs_now
+from diffdict.training.nonfinite import stop_too_fast
+from diffdict.training.schedule import Rates
 
 VOTES = ("majority", "soft")
 WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # of a class: its share to the minus so much
@@ -79,24 +81,24 @@ class PixelMLP(pl.LightningModule):
         self.rates = Rates(warmup_steps, 0, decay, decay_share, 0)
         self.class_names = list(class_names) or [str(i) for i in range(num_classes)]
         self.palette, self.sae = palette, sae
-        files = _files(classifiers) if classifiers else []
+        files = classifier_files(classifiers, members) if classifiers else []
         members = len(files) or members
         self.net = Ensemble(members, d_in, num_classes, hidden, seed)
         for i, file in enumerate(files):
             self.net.set_member(i, load_state_dict(file).state, str(file))
-        self.running = 0 if files else members  # so many members in front still learn
-        self.register_buffer("number", torch.arange(members))  # which member stands where
+        self.running = 0 if files else members  # the first rows, which still train
+        self.register_buffer("number", torch.arange(members))  # the member in each row
         self.register_buffer("best", torch.full((members,), torch.inf))
         self.register_buffer("waited", torch.zeros(members, dtype=torch.int64))
         counts = {name: Segmentation(num_classes, ignore_label) for name in VOTES}
         self.metrics = nn.ModuleDict({**counts, "uncertainty": MeanMetric()})
-        self.found: dict[str, Confusion] = {}
-        self._live: list[Ensemble] = []  # in a list: its weights are the ensemble's own
+        self.confusions: dict[str, Confusion] = {}  # by vote
+        self._live: list[Ensemble] = []  # in a list, so that its weights are not registered twice
 
     # ------------------------------------------------------------------ a step
 
     def on_train_start(self) -> None:
-        """Where there is nothing to learn any more, or from."""
+        """Ends the training if no member is running."""
         self._rest = 0  # batches until some member may have to stop
         self._weights = self._weigh() if self.class_weights != "none" else None
         if not self.running:
@@ -105,7 +107,7 @@ class PixelMLP(pl.LightningModule):
         self.trainer.train_dataloader.only(self.number[: self.running].tolist())
 
     def training_step(self, batch: PixelBatch, batch_idx: int) -> Tensor:
-        """A batch of each running member's own pixels: the sum of their losses."""
+        """The sum of the running members' losses, each on its own batch of pixels."""
         live = self._live[0]
         x, labels = batch.features.view(live.members, -1, self.net.d_in), batch.labels.flatten()
         with torch.no_grad():
@@ -124,7 +126,7 @@ class PixelMLP(pl.LightningModule):
 
     @torch.no_grad()
     def on_after_backward(self) -> None:
-        """The first layer's gradients, into memory that is kept: fresh memory costs as much."""
+        """Computes the first layer's gradients into memory that is reused, which is faster."""
         (x, first), layer = self._first, self._live[0].layers[0]
         if layer.weight.grad is None:
             layer.weight.grad = torch.empty_like(layer.weight)
@@ -137,19 +139,19 @@ class PixelMLP(pl.LightningModule):
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """All but the first layer's, which are overwritten."""
+        """Clears all gradients but the first layer's, which are overwritten."""
         for parameter in list(self._live[0].parameters())[2:]:
             parameter.grad = None
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
-        """The step and what follows from its losses, before any callback can save either."""
+        """The step and early stopping: complete before a callback can save."""
         super().optimizer_step(*args, **kwargs)
         epoch = self.global_step // self.trainer.num_training_batches
         if self.patience is None or epoch < self.patience_from:
             return
         losses, count = self._losses, self.running
         if self.trainer.world_size > 1:
-            distributed.broadcast(losses, 0)  # all ranks learn the same, and stop at the same time
+            distributed.broadcast(losses, 0)  # so that all ranks stop alike
         better = losses < self.best[:count]
         self.best[:count].copy_(torch.where(better, losses, self.best[:count]))
         self.waited[:count].add_(1).masked_fill_(better, 0)
@@ -158,7 +160,7 @@ class PixelMLP(pl.LightningModule):
             self._stop_those_that_waited()
 
     def _stop_those_that_waited(self) -> None:
-        """A look at the counts, and when the next one is due: a GPU is not waited for before."""
+        """Stops members that ran out of patience, and schedules the next check."""
         waited = self.waited[: self.running].tolist()
         if ready := [row for row, batches in enumerate(waited) if batches > self.patience]:
             self._check_losses()
@@ -168,7 +170,7 @@ class PixelMLP(pl.LightningModule):
             self.trainer.should_stop = True
 
     def _retire(self, rows: Sequence[int]) -> None:
-        """These change places with the last that run, and are let go."""
+        """Swaps these rows with the last running ones, and stops them."""
         states = self.trainer.optimizers[0].state
         memories = [x for one in states.values() for x in one.values() if x.dim()]
         for row in reversed(rows):
@@ -188,9 +190,8 @@ class PixelMLP(pl.LightningModule):
         return weights / weights.sum() * (pixels > 0).sum()
 
     def _log_batch(self) -> None:
-        """Figures of this batch, averaged over the members that run."""
-        every = self.trainer.log_every_n_steps
-        if not every or (self.global_step + 1) % every:
+        """Logs this batch's figures, averaged over the running members."""
+        if not logs_now(self.trainer, self.global_step):
             return
         self._check_losses()
         self.log("train/loss", self._losses.mean(), prog_bar=True)
@@ -198,36 +199,45 @@ class PixelMLP(pl.LightningModule):
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def _check_losses(self) -> None:
-        """Stops where a loss was no number."""
+        """Stops the run if a loss was not finite."""
         if not self._losses.isfinite().all():
             what = f"The loss is no number at step {self.global_step}"
             stop_too_fast(self.trainer, what, self.rates.warmup_steps)
 
-    # ------------------------------------------------------------------ what it is worth
+    # ------------------------------------------------------------------ evaluation
 
-    def predict(self, maps: Maps) -> Prediction:
-        """Of one picture, in float32, whatever the training's precision."""
+    def predict(self, maps: PixelMaps) -> Prediction:
+        """Labels and uncertainty of one picture, in float32 whatever the precision of training."""
         with torch.autocast(self.device.type, enabled=False):
             return self.net.predict(maps)
 
     def labels(self, prediction: Prediction) -> Int64[Tensor, "height width"]:
-        """By the vote that was chosen."""
+        """The labels by the vote that `vote` selects."""
         return getattr(prediction, self.vote)
 
     def validation_step(self, batch: LabelledPicture, batch_idx: int) -> None:
-        """A training picture that was held out."""
-        self._judge(batch)
+        """One training picture that was held out."""
+        self._measure(batch)
 
     def test_step(self, batch: LabelledPicture, batch_idx: int) -> Prediction:
-        """A picture that no choice has seen."""
-        return self._judge(batch)
+        """One test picture."""
+        return self._measure(batch)
 
-    def _judge(self, picture: LabelledPicture) -> Prediction:
-        found = self.predict(picture.maps)
+    def segmented(self, outputs: Prediction, batch: LabelledPicture) -> list[SegmentedPicture]:
+        """The segmented picture of a test batch."""
+        labels = self.labels(outputs)
+        return [SegmentedPicture(batch.index, batch.mask, labels, outputs.uncertainty)]
+
+    def confusion(self) -> Confusion:
+        """The confusion matrix of the last test."""
+        return self.confusions[self.vote]
+
+    def _measure(self, picture: LabelledPicture) -> Prediction:
+        prediction = self.predict(picture.maps)
         for vote in VOTES:
-            self.metrics[vote].update(getattr(found, vote), picture.mask)
-        self.metrics["uncertainty"].update(top_tenth(found.uncertainty))
-        return found
+            self.metrics[vote].update(getattr(prediction, vote), picture.mask)
+        self.metrics["uncertainty"].update(top_tenth(prediction.uncertainty))
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
         """The figures."""
@@ -238,35 +248,36 @@ class PixelMLP(pl.LightningModule):
         self._log_figures("test")
 
     def _log_figures(self, split: str) -> None:
-        """Of all pictures on all ranks: by the vote and protocol chosen, and by the others."""
-        self.found = {vote: self.metrics[vote].compute() for vote in VOTES}
-        chosen = self.found[self.vote]
+        """Logs figures over all ranks: by the selected vote and protocol, and by the others."""
+        self.confusions = {vote: self.metrics[vote].compute() for vote in VOTES}
+        confusion = self.confusion()
         figures = {
-            "miou": chosen.miou(self.protocol),
-            "accuracy": chosen.accuracy,
+            "miou": confusion.miou(self.protocol),
+            "accuracy": confusion.accuracy,
             "uncertainty": self.metrics["uncertainty"].compute(),
-            **{f"miou_{vote}": self.found[vote].miou(self.protocol) for vote in VOTES},
-            **{f"miou_{protocol}": chosen.miou(protocol) for protocol in PROTOCOLS},
+            **{f"miou_{vote}": self.confusions[vote].miou(self.protocol) for vote in VOTES},
+            **{f"miou_{protocol}": confusion.miou(protocol) for protocol in PROTOCOLS},
         }
-        self.log_dict({f"{split}/{name}": float(value) for name, value in figures.items()})
+        figures = {f"{split}/{name}": float(value) for name, value in figures.items()}
+        self.log_dict(figures, sync_dist=True)  # equal on all ranks; without it Lightning warns
         for metric in self.metrics.values():
             metric.reset()
 
     def look(
         self, image: Float[Tensor, "3 height width"], maps: NativeMaps, folder: Path
     ) -> list[dict[str, str | float]]:
-        """What the ensemble makes of one picture: files, and a row for each class in it."""
+        """Segments one picture: writes files, and returns a row for each class in it."""
         if self.sae is not None:
-            maps = CodedMaps(maps, kept.load(self.sae).sae.eval().to(self.device))
-        found = self.predict(maps)
-        seen = image, self.labels(found), found.uncertainty
-        return look(*seen, self.class_names, self.palette, folder)
+            maps = CodedMaps(maps, load_dictionary(self.sae).sae.eval().to(self.device))
+        prediction = self.predict(maps)
+        labels, uncertainty = self.labels(prediction), prediction.uncertainty
+        return draw_labels(image, labels, uncertainty, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
-        """Figures by class as they were last measured, and how long each member has learned."""
+        """The last figures by class, and the steps and best loss of each member."""
         tables = {"members": self._members()}
-        if self.found:
-            tables["classes"] = self.found[self.vote].table(self.class_names, self.protocol)
+        if self.confusions:
+            tables["classes"] = self.confusion().table(self.class_names, self.protocol)
         return tables
 
     def _members(self) -> list[dict[str, str | int | float]]:
@@ -274,40 +285,40 @@ class PixelMLP(pl.LightningModule):
         rows = sorted(zip(*(column.tolist() for column in columns), strict=True))
         return [{"member": i, "steps": steps, "best_loss": best} for i, steps, best in rows]
 
-    # ------------------------------------------------------------------ what is kept
+    # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Nothing that is no number is ever saved."""
+        """Refuses to save weights that are not finite."""
         if not all(bool(x.isfinite().all()) for x in self.net.parameters()):
             what = f"The weights are no numbers after step {self.global_step}"
             stop_too_fast(self.trainer, what, self.rates.warmup_steps)
         checkpoint["ensemble"] = {**self.net.shape, "running": self.running}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """How many members still learn."""
+        """Restores which members are running."""
         self.running = checkpoint["ensemble"]["running"]
 
     def check_checkpoint(self, path: Path, content: Mapping) -> None:
-        """Nothing, or a sentence about classifiers of other pixels."""
+        """Refuses a checkpoint whose classifiers are of other features."""
         theirs, ours = content.get("ensemble"), self.net.shape
         if theirs is None:
-            return  # of another task: its shapes will say so
+            return  # of another task: loading its weights reports their shapes
         if differing := [key for key in ours if theirs[key] != ours[key]]:
-            said = ", ".join(f"{key} {theirs[key]} there and {ours[key]} here" for key in differing)
+            what = ", ".join(f"{key} {theirs[key]} there and {ours[key]} here" for key in differing)
             raise UserError(
-                f"The classifiers in {path} are not for these features: {said}. Give the "
+                f"The classifiers in {path} are not for these features: {what}. Give the "
                 f"dataset=, backbone=, timestep=, block= and model.* that they were learned with"
             )
 
     def classifier(self, row: int) -> dict[str, dict[str, Tensor]]:
-        """What the published file of a member holds: the one that stands in this row."""
+        """The member in this row, in the format of the published files."""
         state = self.net.member(row)
         return {"model_state_dict": {f"module.{key}": x for key, x in state.items()}}
 
-    # ------------------------------------------------------------------ rates
+    # ------------------------------------------------------------------ optimizer
 
     def setup(self, stage: str) -> None:
-        """Refuses what would step or round in a way that is not this task's."""
+        """Refuses trainer settings that this task does not support."""
         if stage != "fit":
             return
         if self.trainer.precision not in PRECISIONS:
@@ -327,7 +338,7 @@ class PixelMLP(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> dict:
-        """The optimizer over the members that run; its rate as `decay` says."""
+        """The optimizer of the running members; its rate follows `decay`."""
         self._live = [self.net.first(self.running).train()]
         return self.rates.scheduled(self.optimizer, self._live[0].parameters(), self.trainer)
 
@@ -344,7 +355,7 @@ def _check(
     class_weights: str,
     vote: str,
 ) -> None:
-    """The task's own settings."""
+    """Checks the settings."""
     if members < 1:
         raise UserError(f"model.members must be at least 1, got {members}: 10 are published")
     wide = hidden is None or (
@@ -366,16 +377,3 @@ def _check(
     ):
         if word not in words:
             raise UserError(f"model.{key} is {', '.join(words)}, got {word!r}")
-
-
-def _files(classifiers: str | Sequence[str]) -> list[Path]:
-    """Of a folder of published classifiers all of them, by number."""
-    if not isinstance(classifiers, str):
-        return [Path(file) for file in classifiers]
-    found = list(Path(classifiers).glob("model_*.pth"))
-    if not found:
-        raise UserError(
-            f"model.classifiers={classifiers} holds no model_0.pth: name the folder that the "
-            f"classifiers lie in, or a list of files"
-        )
-    return sorted(found, key=lambda file: (len(file.stem), file.stem))

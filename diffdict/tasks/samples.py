@@ -1,15 +1,13 @@
 """`task=samples`: pictures drawn from noise, into shards that one can stop, resume and share out.
 
 Sample i owns its noise: it is the same picture in any batch, on any rank, in any run (to float
-tolerance). A shard is a fixed range of samples; it appears whole or not at all, so what exists is
-finished. `samples.json` says what the folder holds, and nothing else is ever mixed into it.
+tolerance). `samples.json` says what the folder holds.
 
 With a labeller each picture has a mask and an uncertainty beside it: a synthetic labelled set.
 """
 
 import inspect
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,20 +17,38 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffdict import files
 from diffdict.backbones.base import Backbone
+from diffdict.backbones.denoiser import Denoiser, Given
+from diffdict.backbones.pdae import Pdae
+from diffdict.backbones.pdae_denoiser import PdaeDenoiser, drawing_network
+from diffdict.conditions.base import (
+    ConditionRows,
+    ConditionSource,
+    MakesVectors,
+    check_condition,
+)
+from diffdict.conditions.condition_sheet import condition_sheet
+from diffdict.conditions.rows_file import CONDITIONS, read_rows, write_rows
 from diffdict.data.pictures import palette
-from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.samplers import check_eta, own_noise
+from diffdict.data.sample_indices import SampleIndices, Shards
+from diffdict.data.sampled import RECORD, shard_files
+from diffdict.diffusion.guidance import check_guidance, guided
+from diffdict.diffusion.inversion import PICTURE_LEVEL
+from diffdict.diffusion.objectives import Net, Objective
+from diffdict.diffusion.samplers import length, own_noise
 from diffdict.diffusion.schedules import respace
 from diffdict.errors import UserError
-from diffdict.reports.drawing.sheet import contact_sheet
+from diffdict.reports.drawing.colours import as_bytes
+from diffdict.reports.drawing.contact_sheet import contact_sheet
+from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
+from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
+
+__all__ = ["SampleIndices", "Samples"]  # the first under the name that configs of 0.1 hold
 
 SHEET = 32  # samples on the contact sheet
 
@@ -43,60 +59,6 @@ class Sample(NamedTuple):
     picture: UInt8[np.ndarray, "size size 3"]
     mask: Integer[np.ndarray, "size size"] | None = None
     uncertainty: np.float32 | None = None
-
-
-class Shards:
-    """Samples 0 … number-1 cut into ranges of one size; the last may be shorter."""
-
-    def __init__(self, number: int, size: int) -> None:
-        if number < 1 or size < 1:
-            raise UserError(
-                f"Samples come one or more at a time: data.number={number} data.shard_size={size}"
-            )
-        self.number, self.size = number, size
-        self.ranges = [range(at, min(at + size, number)) for at in range(0, number, size)]
-
-    def of(self, index: int) -> range:
-        """The range that a sample lies in."""
-        return self.ranges[index // self.size]
-
-
-class IndexLoader:
-    """Batches of sample indices; no torch DataLoader, for Lightning re-deals those."""
-
-    def __init__(self, batches: list[range]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Int[Tensor, " batch"]]:
-        return (torch.tensor(batch, dtype=torch.int64) for batch in self.batches)
-
-
-class SampleIndices(pl.LightningDataModule):
-    """Which samples this rank draws: every world-th shard, without those that are finished."""
-
-    def __init__(self, number: int, shard_size: int = 256, batch_size: int = 64) -> None:
-        """A batch never crosses a shard."""
-        super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
-        self.shards, self.batch_size = Shards(number, shard_size), batch_size
-
-    @property
-    def facts(self) -> dict[str, int]:
-        """What the task's constructor is told."""
-        return {"number": self.shards.number, "shard_size": self.shards.size}
-
-    def predict_dataloader(self) -> IndexLoader:
-        """This rank's batches; an empty one where none is left, for all ranks come to the end."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        mine = self.shards.ranges[rank::world]
-        missing = [r for r in mine if not self.trainer.lightning_module.done(r)]
-        size = self.batch_size
-        batches = [r[at : at + size] for r in missing for at in range(0, len(r), size)]
-        return IndexLoader(batches or [range(0)])
 
 
 class Samples(pl.LightningModule):
@@ -116,51 +78,80 @@ class Samples(pl.LightningModule):
         labeller: Callable[[Backbone], Labeller] | None = None,
         root: str = "samples",
         dataset_name: str = "",
+        start: str | None = None,
+        condition: ConditionSource | None = None,
+        representation: MakesVectors | None = None,
+        masked: bool = True,
+        guidance: float | int = 1.0,
     ) -> None:
         """`label`: of a class-conditional network; None goes through its classes in turn.
 
         `folder`: None is the network's name in `root`, or with a labeller the dataset's and _ddpm.
+        `start`: a folder of inverted pictures: its noise, and its labels where none is said.
+        `condition`: a vector for each sample; `representation` makes those of pictures, where the
+        network does not do it itself. `masked`: a code with parts is told as in training.
+        `guidance`: beyond 1 further towards the vector than the network itself goes.
         """
         super().__init__()
-        _check(net, sampler, format, label, labeller is not None)
-        respace(net.schedule, sampler.keywords.get("respacing", ""))
-        check_eta(sampler.keywords.get("eta", 0))
-        self.net = net.requires_grad_(False).eval()
+        _check_format(format, labeller is not None)
+        drawing = drawing_network(net, sampler, objective, "samples are drawn by one", masked)
+        net, objective = drawing.net, drawing.objective
+        _check(net, sampler, label)
+        self.steps = length(sampler, net.process)
+        self.start = None if start is None else _stored_noise(start, net, sampler, number)
+        # the way back ends where the pictures began
+        stop = drawing.stop if start is None else PICTURE_LEVEL
+        self.end = {} if stop is None else {"stop": stop}
+        self.steps -= 0 if stop is None else stop + 1
+        self.net, self.drawing_facts = net.requires_grad_(False).eval(), drawing.facts
+        self.condition = condition
+        self.maker = representation or (net if isinstance(net, MakesVectors) else None)
+        self.rows: ConditionRows | None = None
+        if condition is not None:
+            check_condition(net, self.maker)
+        check_guidance(guidance, net.drop if condition else None, net.name)
+        self.guidance = guidance
         self.labeller = None if labeller is None else labeller(net)
-        if self.labeller is not None and self.labeller.image_size != net.image_size:
-            side = self.labeller.image_size
-            raise UserError(
-                f"The labeller learned from pictures of {side}×{side}, {net.name} draws "
-                f"{net.image_size}×{net.image_size}: learn one with "
-                f"dataset.image_size={net.image_size}"
-            )
+        if self.labeller is not None:
+            _check_side(self.labeller, net)
         self.sampler, self.objective, self.seed, self.label = sampler, objective, seed, label
         name = net.name if labeller is None else f"{dataset_name}_ddpm"
+        if self.start is not None:
+            name += f"_{self.start.facts['dataset']}_{self.start.facts['split']}"
         self.folder, self.format = Path(folder or f"{root}/{name}"), format
         self.shards = Shards(number, shard_size)
-        self.unfinished: dict[int, Sample] = {}
+        self.stored = SampleFolder(self.folder, self.shards, RECORD, self._files)
         self.stepped: Callable[[int], object] = lambda samples: None  # told of every step
 
     def setup(self, stage: str) -> None:
         """Every rank looks whether the folder is free or ours, then the first one marks it."""
-        files.writable_folder(self.folder)
-        wanted, path = self.identity(), self.folder / "samples.json"
-        if path.exists() and (kept := json.loads(path.read_text())) != wanted:
-            other = next(key for key in {**wanted, **kept} if wanted.get(key) != kept.get(key))
-            raise UserError(
-                f"{self.folder} holds other samples: their {other} is {kept.get(other)}, and now "
-                f"{wanted.get(other)} is asked for. Choose another folder, or delete that one."
-            )
-        size = (3 if self.labeller is None else 4) * self.net.image_size**2
-        missing = sum(len(r) for r in self.shards.ranges if not self.done(r))
-        files.require_space(self.folder, missing * size, "the samples")
+        identity = self.identity()
+        self.stored.check(identity, (3 if self.labeller is None else 4) * self.net.image_size**2)
         self.trainer.strategy.barrier("samples looked")
         if self.trainer.is_global_zero:
+            rows = self._new_rows()  # what cannot be made leaves no mark
             if self.labeller is not None:
                 named = {"classes": self.class_names, "ignore_label": self.labeller.ignore_label}
-                files.write_atomic(self.folder / "classes.json", json.dumps(named).encode())
-            files.write_atomic(path, json.dumps(wanted, indent=1).encode())
-            self._say("plan", missing=missing, **wanted)
+                files.write_atomic(self.folder / "classes.json", files.json_text(named).encode())
+            self.stored.claim(identity)
+            if rows is not None:
+                for name, table in self.condition.tables().items():
+                    files.write_atomic(self.folder / f"{name}.csv", as_csv(table).encode())
+                write_rows(self.folder, rows)
+        if self.condition is not None:
+            self.trainer.strategy.barrier("vectors made")
+            self.rows = read_rows(self.folder)
+
+    def _new_rows(self) -> ConditionRows | None:
+        """Vectors, made once by the first rank and read by all; None where they are there."""
+        if self.condition is None or (self.folder / CONDITIONS).exists():
+            return None
+        device = self.trainer.strategy.root_device
+        for one in (self.net, self.maker):
+            if isinstance(one, nn.Module):
+                one.to(device)
+        asked = self.net.condition.width, self.shards.number, device
+        return self.condition.rows(self.maker, *asked)
 
     def identity(self) -> dict[str, object]:
         """All that changes a pixel, and how the pixels are cut into files."""
@@ -178,34 +169,34 @@ class Samples(pl.LightningModule):
             "shard_size": self.shards.size,
             "format": self.format,
             **({} if self.labeller is None else self.labeller.identity),
+            **({} if self.start is None else {"start": self.start.fingerprint}),
+            **self.drawing_facts,
+            **({} if self.condition is None else self.condition.facts(self.maker)),
+            **({} if self.guidance == 1 else {"guidance": self.guidance}),
         }
 
-    def paths(self, samples: range) -> list[Path]:
-        """The files of a shard: one .npz, or a .png for each sample."""
-        if self.format == "npz":
-            return [self.folder / f"samples_{samples.start:06d}-{samples.stop - 1:06d}.npz"]
-        return [self.folder / f"{index:06d}.png" for index in samples]
+    def _files(self, samples: range) -> list[str]:
+        """Those of a shard: one .npz, or a .png for each sample."""
+        return shard_files(samples, self.format)
 
     def done(self, samples: range) -> bool:
         """Whether the shard is finished."""
-        return all(path.exists() for path in self.paths(samples))
+        return self.stored.done(samples)
 
     def predict_step(self, batch: Int[Tensor, " batch"], batch_idx: int) -> dict[str, Tensor]:
         """One batch of samples; a shard is written as soon as it is complete."""
         if not len(batch):
             return {}
         indices, images = batch.tolist(), self.draw(batch)
-        self._check_numbers(indices, images)
+        check_finite(images, indices, self.sampler.func.__name__, self.trainer)
         made, parts = {"image": images}, [as_bytes(images)]
         if self.labeller is not None:
             found = self.labeller(images.float().clamp(-1, 1), indices)
             made["mask"] = found.masks
             parts += [as_labels(found.masks, self.class_names), found.scores.cpu().numpy()]
-        for index, *own in zip(indices, *parts, strict=True):
-            self.unfinished[index] = Sample(*own)
-        samples = self.shards.of(indices[0])
-        if all(index in self.unfinished for index in samples):
-            self._write(samples, [self.unfinished.pop(index) for index in samples])
+        samples = [Sample(*own) for own in zip(*parts, strict=True)]
+        if (shard := self.stored.complete(indices, samples)) is not None:
+            self._write(self.shards.of(indices[0]), shard)
         return made
 
     @property
@@ -213,41 +204,61 @@ class Samples(pl.LightningModule):
         """Those of the labeller."""
         return self.labeller.segmenter.class_names
 
-    def _check_numbers(self, indices: list[int], images: Float[Tensor, "batch _ _ _"]) -> None:
-        """Stops where the sampler left the numbers; nothing of that shard is written."""
-        good = images.isfinite().flatten(1).all(1).tolist()
-        if not all(good):
-            bad = [index for index, fine in zip(indices, good, strict=True) if not fine]
-            raise UserError(
-                f"{self.sampler.func.__name__} ended in what is no number for sample "
-                f"{', '.join(map(str, bad[:4]))}{' …' if len(bad) > 4 else ''} (precision "
-                f"{self.trainer.precision}): trainer.precision=32-true, or check the weights of "
-                f"{self.net.name}. Finished shards are kept"
-            )
-
     def draw(self, indices: Int[Tensor, " batch"]) -> Float[Tensor, "batch 3 size size"]:
-        """These samples, each from its own noise."""
-        noise = own_noise(self.seed, indices.tolist(), (3, *[self.net.image_size] * 2))
-        chain = respace(self.net.schedule, self.sampler.keywords.get("respacing", ""))
-        start = noise(chain.steps).to(indices.device)
-        labels = () if self.net.label_emb is None else (self.labels(indices),)
-        return self.sampler(
-            lambda x, t: self.net(x, t, *labels),
+        """These samples, each from its own noise: stored, or drawn by its index."""
+        places = indices.tolist()
+        shape = self.net.noise_shape((3, *[self.net.image_size] * 2))
+        starts, steps = (places, places) if self.rows is None else self.rows.noise_of(places)
+        if self.start is not None:
+            start = self.start.noise(places).to(indices.device)
+        else:
+            first = own_noise(self.seed, starts, shape)(self.steps)
+            start = self.net.process.start(first.to(indices.device))
+        drawn = self.sampler(
+            self._told(indices),
             start,
-            self.net.schedule,
+            self.net.process,
             objective=self.objective,
-            noise=noise,
+            noise=own_noise(self.seed, steps, shape),
+            **self.end,
             on_step=lambda *_: self.stepped(len(indices)),
-        ).x
+        )
+        return self.net.pictures(drawn.x)
 
-    def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """The class of each sample."""
+    def _told(self, indices: Int[Tensor, " batch"]) -> Net:
+        """The network, told the labels and vectors of these samples."""
+        given = Given(label=self.labels(indices))
+        if self.rows is None:
+            return lambda x, t: self.net(x, t, given)
+        vectors = self.rows.vectors[indices.cpu()].to(indices.device)
+        respacing = self.sampler.keywords.get("respacing", "")
+        last = self.end.get("stop", -1) + int(self.condition.undirected * self.steps)
+        bare = {int(t) for t in respace(self.net.process, respacing).timesteps[: last + 1]}
+        directed = guided(self.net, given._replace(vector=vectors), self.guidance)
+        return lambda x, t: self.net(x, t, given) if int(t[0]) in bare else directed(x, t)
+
+    def pdae(self) -> Pdae:
+        """The network behind sheets of codes, where it is one that is told them."""
+        if not isinstance(self.net, PdaeDenoiser):
+            raise UserError(
+                f"{self.net.name} is told no code, and this report shows what one holds: "
+                "backbone=pdae"
+            )
+        return self.net.pdae
+
+    def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
+        """The class of each sample; None where the network knows none."""
+        classes = self.net.condition.classes
+        if classes is None:
+            return None
         if self.label is not None:
             return torch.full_like(indices, self.label)
-        return indices % self.net.label_emb.num_embeddings
+        if self.start is not None:
+            return self.start.labels(indices.tolist()).to(indices.device)
+        return indices % classes
 
     def _write(self, samples: range, made: list[Sample]) -> None:
-        paths, pictures = self.paths(samples), np.stack([one.picture for one in made])
+        paths, pictures = self.stored.paths(samples), np.stack([one.picture for one in made])
         if self.format == "png":
             for path, picture in zip(paths, pictures, strict=True):
                 files.write_atomic(path, partial(Image.fromarray(picture).save, format="PNG"))
@@ -258,8 +269,8 @@ class Samples(pl.LightningModule):
             arrays["arr_2"] = np.stack([one.uncertainty for one in made])
         else:
             arrays["index"] = np.arange(samples.start, samples.stop)
-            if self.net.label_emb is not None:
-                arrays["label"] = self.labels(torch.tensor(list(samples))).numpy()
+            if (labels := self.labels(torch.tensor(list(samples)))) is not None:
+                arrays["label"] = labels.numpy()
         files.write_atomic(paths[0], lambda stream: np.savez(stream, **arrays))
 
     def on_predict_end(self) -> None:
@@ -269,13 +280,19 @@ class Samples(pl.LightningModule):
             return
         sheet, path = self._sheet(), self.folder / "sheet.png"
         files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG"))
-        whole = sum(len(r) for r in self.shards.ranges if self.done(r))
-        self._say("samples", finished=f"{whole} of {self.shards.number}", sheet=path)
+        finished = f"{self.stored.finished} of {self.shards.number}"
+        say("samples", finished=finished, sheet=path, folder=self.folder)
+
+    def extracted(self) -> list[dict[str, str | int]]:
+        """How many samples lie in finished shards, and where."""
+        return self.stored.extracted()
 
     def _sheet(self) -> Image.Image:
-        """The first samples, with their masks where there are some."""
+        """The first samples, with their masks, or with what they were drawn from."""
         pictures, masks = self._first()
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if self.rows is not None and masks is None:
+            return condition_sheet(images, self.rows)
         if masks is None:
             return contact_sheet(images)
         names = self.class_names
@@ -284,24 +301,12 @@ class Samples(pl.LightningModule):
         )
 
     def _first(self) -> tuple[UInt8[np.ndarray, "n size size 3"], np.ndarray | None]:
-        paths = self.paths(self.shards.ranges[0])
+        paths = self.stored.paths(self.shards.ranges[0])
         if self.format == "npz":
             with np.load(paths[0]) as arrays:
                 masks = arrays["arr_1"][:SHEET] if "arr_1" in arrays else None
                 return arrays["arr_0"][:SHEET], masks
         return np.stack([np.asarray(Image.open(path)) for path in paths[:SHEET]]), None
-
-    def _say(self, title: str, **rows: object) -> None:
-        table = Table(title=title, show_header=False, box=None, title_justify="left")
-        for name, value in {**rows, "folder": self.folder}.items():
-            table.add_row(name, Text(str(value), overflow="fold"))
-        Console(soft_wrap=True).print(table)
-
-
-def as_bytes(images: Float[Tensor, "n 3 size size"]) -> UInt8[np.ndarray, "n size size 3"]:
-    """Pictures in [-1, 1] as bytes, channels last."""
-    pixels = (images.float().clamp(-1, 1) + 1) * 127.5
-    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def as_labels(
@@ -311,17 +316,54 @@ def as_labels(
     return masks.cpu().numpy().astype(np.uint8 if len(class_names) <= 256 else np.int32)
 
 
-def _check(net: Backbone, sampler: partial, format: str, label: int | None, labelled: bool) -> None:
-    """What can draw what."""
-    if net.num_timesteps is None:
-        raise UserError(f"{net.name} is no diffusion network: samples need one, as toy_ddpm is")
-    if "noise" not in inspect.signature(sampler).parameters:
+def _stored_noise(path: str, net: Denoiser, sampler: partial, number: int) -> StoredNoise:
+    """Noise that this network finds the way back from by this chain."""
+    if "stop" not in inspect.signature(sampler).parameters:
         raise UserError(
-            f"{sampler.func.__name__} starts from pictures, samples start from noise: "
-            "sampler=ddim or sampler=ddpm"
+            f"start={path} is noise that ddim finds the way back from, {sampler.func.__name__} "
+            "does not: sampler=ddim"
         )
+    start, respacing = StoredNoise(path), sampler.keywords.get("respacing", "")
+    start.check_network(net.name, net.sha256, net.image_size)
+    first = respace(net.process, respacing).timesteps[-1]
+    start.check_timestep(int(first), str(respacing))
+    start.check_whole(number)
+    return start
+
+
+def _check_format(format: str, labelled: bool) -> None:
+    """How samples are stored: with labels as arrays alone."""
     if format not in ("npz", "png") or (labelled and format == "png"):
         kinds = "npz" if labelled else "npz or png"
         raise UserError(f"Samples{' with labels' * labelled} are stored as {kinds}, not {format!r}")
-    if label is not None and net.label_emb is None:
+
+
+def _check_side(labeller: Labeller, net: Denoiser) -> None:
+    """A labeller knows pictures of one size."""
+    if labeller.image_size != net.image_size:
+        side = labeller.image_size
+        raise UserError(
+            f"The labeller learned from pictures of {side}×{side}, {net.name} draws "
+            f"{net.image_size}×{net.image_size}: learn one with dataset.image_size={net.image_size}"
+        )
+
+
+def _check(net: Denoiser, sampler: partial, label: int | None) -> None:
+    """What can draw what."""
+    clips = inspect.signature(sampler).parameters.get("clip_denoised")
+    if net.decodes and clips is not None and clips.default:
+        raise UserError(
+            f"{net.name} denoises latents, which do not end at -1 and 1 as pictures do: "
+            "sampler.clip_denoised=false"
+        )
+    if "noise" not in inspect.signature(sampler).parameters:
+        raise UserError(
+            f"{sampler.func.__name__} starts from pictures, samples start from noise: task=invert "
+            "turns pictures into noise, sampler=ddim or sampler=ddpm draws samples"
+        )
+    if label is not None and net.condition.classes is None:
         raise UserError(f"{net.name} knows no classes, got label={label}: leave it out")
+    if label is not None and not 0 <= label < net.condition.classes:
+        raise UserError(
+            f"{net.name} knows the classes 0 to {net.condition.classes - 1}, got label={label}"
+        )

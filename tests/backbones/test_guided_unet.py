@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.backbones.guided_unet import GuidedUNet, sinusoid
+from diffdict.backbones.guided_layers import timestep_embedding
+from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.diffusion.schedules import q_sample
 from diffdict.errors import UserError
 
@@ -99,10 +100,10 @@ def test_every_golden_output(golden, case, seed, memory):
     for step in (50, 250):
         t = torch.tensor([step, step])
         x_t = q_sample(
-            net.schedule, image(seed, (2, 3, 32, 32)), t, normal(seed + 1, (2, 3, 32, 32))
+            net.process, image(seed, (2, 3, 32, 32)), t, normal(seed + 1, (2, 3, 32, 32))
         )
         seen = everything(net, x_t.to(memory_format=memory), t, y)
-        seen |= {"x_t": x_t, "time_embed_sinusoid": sinusoid(t, 32)}
+        seen |= {"x_t": x_t, "time_embed_sinusoid": timestep_embedding(t, 32)}
         for output in case.facts["outputs"]:
             when, name = output["name"].split(".", 1)
             if when == f"t{step}":
@@ -207,16 +208,16 @@ def test_fresh_network_predicts_nothing():
 
 def test_odd_width_of_the_sinusoid_ends_in_zero():
     t = torch.tensor([0, 7])
-    assert sinusoid(t, 5).shape == (2, 5)
-    assert torch.equal(sinusoid(t, 5)[:, :4], sinusoid(t, 4))
-    assert not sinusoid(t, 5)[:, 4].any()
+    assert timestep_embedding(t, 5).shape == (2, 5)
+    assert torch.equal(timestep_embedding(t, 5)[:, :4], timestep_embedding(t, 4))
+    assert not timestep_embedding(t, 5)[:, 4].any()
 
 
 @pytest.mark.parametrize("updown", [False, True])
 def test_features_are_what_a_hook_on_a_full_pass_sees(updown):
     net = awake(resblock_updown=updown)
     images, noise, t = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 32, 32), torch.tensor([70, 70])
-    seen = everything(net, q_sample(net.schedule, images, t, noise.expand_as(images)), t)
+    seen = everything(net, q_sample(net.process, images, t, noise.expand_as(images)), t)
     with torch.no_grad():
         for block in net.shapes:
             got = net.features(images, 70, [block], noise)
@@ -390,10 +391,3 @@ def test_wrong_questions_are_named(call, says):
 def test_impossible_flags_are_named(changes, says):
     with pytest.raises(UserError, match=says):
         GuidedUNet(**FLAGS | changes)
-
-
-def test_labels_go_with_a_class_conditional_network():
-    t = torch.tensor([5])
-    for net, y, said in ((awake(), t, "no labels"), (awake(class_cond=True), None, "labels y")):
-        with pytest.raises(UserError, match=f"takes {said}"):
-            net(torch.zeros(1, 3, 32, 32), t, y)

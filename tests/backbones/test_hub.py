@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
 from safetensors.torch import load_file, save_file
 
 from diffdict import checkpoints
-from diffdict.backbones.hub import Hub
+from diffdict.backbones.hub import Hub, picture_stream
 from diffdict.errors import UserError
 
 SMALL = {
@@ -93,10 +95,43 @@ def test_nothing_is_computed_after_the_last_block(pipeline):
     assert list(got) == [0, 2]
 
 
+def test_edits_change_what_follows_and_leave_no_trace(pipeline):
+    net = Hub(str(pipeline)).eval()
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 400])
+    with torch.no_grad():
+        plain = net(x, t)
+        assert torch.equal(net(x, t, edits={b: lambda h, t: h for b in net.shapes}), plain)
+        for block, shape in net.shapes.items():
+            met = []
+
+            def silence(h, at, met=met):
+                met.append((tuple(h.shape[1:]), at))
+                return torch.zeros_like(h)
+
+            assert not torch.equal(net(x, t, edits={block: silence}), plain)
+            assert met == [(shape, t)]
+        assert torch.equal(net(x, t), plain)
+
+
+def test_of_two_streams_the_picture_is_taken():
+    text, picture = torch.randn(2, 5, 32), torch.randn(2, 16, 32)
+    time = torch.randn(2, 32)
+    for last in (False, True):
+        block = JointTransformerBlock(32, 2, 16, context_pre_only=last).eval()
+        seen = block(hidden_states=picture, encoder_hidden_states=text, temb=time)
+        assert seen[picture_stream(seen)].shape == picture.shape
+    block = FluxTransformerBlock(32, 2, 16).eval()
+    seen = block(hidden_states=picture, encoder_hidden_states=text, temb=time)
+    assert seen[picture_stream(seen)].shape == picture.shape
+    assert seen[1 - picture_stream(seen)].shape == text.shape
+    assert picture_stream((torch.randn(2, 8, 4, 4),)) == 0
+    assert picture_stream((torch.randn(2, 8, 4, 4), torch.randn(2, 16, 32))) == 0
+
+
 def test_a_bare_folder_has_the_linear_schedule_and_any_size_that_halves(folder):
     net = Hub(str(folder), 32)
-    assert net.schedule.steps == 1000
-    torch.testing.assert_close(net.schedule.betas[[0, -1]].float(), torch.tensor([1e-4, 0.02]))
+    assert net.process.steps == 1000
+    torch.testing.assert_close(net.process.betas[[0, -1]].float(), torch.tensor([1e-4, 0.02]))
     assert (net.shapes[0], net.shapes[5]) == ((32, 8, 8), (16, 32, 32))
     assert net.shapes[1] == (32, 16, 16)
 

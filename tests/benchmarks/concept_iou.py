@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.metrics.concepts import Concepts
+from diffdict.metrics.concepts.overlap import Concepts
 
 WIDTH, SIDE, SIZE, PART = 512, 32, 256, 12  # channels, tokens and pixels a side, parts a side
 DENSITY = 0.02

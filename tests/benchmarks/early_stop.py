@@ -35,7 +35,7 @@ def full_pass(net: GuidedUNet, images: Tensor, noise: Tensor) -> Tensor:
     seen = []
     hook = net.output_blocks[6].register_forward_hook(lambda *called: seen.append(called[2]))
     t = torch.full((len(images),), TIMESTEP, device=images.device)
-    net(q_sample(net.schedule, images, t, noise), t)
+    net(q_sample(net.process, images, t, noise), t)
     hook.remove()
     return seen[0]
 

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Dataset
 
 from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.data.base import Pictures
 from diffdict.data.toy_faces import ToyFaces
+from diffdict.features.extraction.pictures import ExtractionPictures
+from diffdict.features.extraction.writer import FeatureWriter
 from diffdict.features.noise import Noise, noised_features
-from diffdict.features.pictures import ExtractionPictures
-from diffdict.features.writer import FeatureWriter
 from diffdict.tasks.features import Features
 
 PICTURES, BATCH, BLOCKS, REPEATS = 128, 8, [3, 5, 6], 3
 
 
-class Drawn(Dataset):
+class Drawn(Pictures):
     """Toy faces kept in memory, so that drawing them is nobody's time."""
 
     def __init__(self, split: str) -> None:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffdict.features.gather import NativeMaps
-from diffdict.features.pixels import PixelLoader
+from diffdict.bilinear.maps import NativeMaps
+from diffdict.features.pixels.data_module import PixelLoader
 
 BLOCKS = [(1024, 32), (512, 32), (512, 32), (512, 64), (256, 128)]  # channels, side
 PICTURES, SIZE, BATCH, BATCHES, REPEATS = 30, 256, 64, 64, 3

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from diffdict.features.gather import NativeMaps
-from diffdict.features.pixels import PixelBatch, PixelLoader
-from diffdict.tasks.ensemble import Ensemble, Norm
+from diffdict.bilinear.maps import NativeMaps
+from diffdict.classifiers.pixel_ensemble import Ensemble, Norm
+from diffdict.features.pixels.data_module import PixelBatch, PixelLoader
 from diffdict.tasks.pixel_mlp import PixelMLP
 
 MEMBERS, BATCH, CLASSES, REPEATS = 10, 64, 21, 3

@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from scipy.stats import spearmanr
 from toy_ddpm_probe import miou, pictures, pixels, regression, seen
 
-from diffdict.__main__ import folder
 from diffdict.backbones.base import Backbone
+from diffdict.cli.paths import folder
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.features.probes import ProbePictures
 from diffdict.tasks.probe_sweep import ProbeSweep

@@ -21,8 +21,13 @@ import torch
 from torch import Tensor
 
 from diffdict.features.noise import Noise
-from diffdict.features.shards import Stream
-from diffdict.features.store import FeatureStore, Identity, pictures_per_shard, store_path
+from diffdict.features.store import (
+    FeatureStore,
+    Identity,
+    pictures_per_shard,
+    store_path,
+)
+from diffdict.features.store.shards import Stream
 from diffdict.features.tokens import TokenDataModule
 from diffdict.sae.relu import Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
@@ -68,7 +73,7 @@ class Clock(pl.Callback):
 def write(folder: Path, pictures: int, d_in: int) -> None:
     """A store of random tokens, some pictures of them alike."""
     stream, k = Stream(d_in, SIDE, SIDE, "fp16", 150, 6), pictures_per_shard(pictures)
-    facts = ("random", "0", "train", pictures, 256, 0, [], None, "net", "0", Noise()._asdict())
+    facts = ("random", "0", "train", pictures, 256, 0, [], None, "net", "0", Noise().facts())
     identity = Identity(*facts, "fp32", k)
     store = FeatureStore.create(store_path(folder, "random", "net", "train"), identity, [stream])
     drawn = torch.randn(16, SIDE * SIDE, d_in).half()

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from diffdict.data.toy_faces import ToyFaces
-from diffdict.features.shards import Stream
+from diffdict.features.extraction.writer import tokens
 from diffdict.features.store import FeatureStore, Identity, pictures_per_shard
-from diffdict.features.writer import tokens
+from diffdict.features.store.shards import Stream
 
 PICTURES, BATCH, REPEATS = 256, 16, 5
 STREAM = Stream(512, 32, 32, "fp16", 50, 6)  # 1 MB a picture

@@ -17,11 +17,16 @@ import numpy as np
 import torch
 
 from diffdict.features.noise import Noise
-from diffdict.features.pool import StoredPool
-from diffdict.features.shards import Stream
 from diffdict.features.sources import StoredSource
-from diffdict.features.store import FeatureStore, Identity, pictures_per_shard, store_path
-from diffdict.features.tokens import TokenLoader
+from diffdict.features.store import (
+    FeatureStore,
+    Identity,
+    pictures_per_shard,
+    store_path,
+)
+from diffdict.features.store.shards import Stream
+from diffdict.features.tokens.data_module import TokenLoader
+from diffdict.features.tokens.pool import StoredPool
 
 CHANNELS, SIDE, BATCH, WINDOW = 512, 32, 4096, 131_072
 TOKENS = SIDE * SIDE
@@ -39,7 +44,7 @@ def write(folder: Path, pictures: int) -> tuple[StoredSource, np.memmap]:
     stream = Stream(CHANNELS, SIDE, SIDE, "fp16", 150, 6)
     noise, k = Noise(), pictures_per_shard(pictures)
     identity = Identity(
-        "random", "0", "train", pictures, 256, 0, [], None, "net", "0", noise._asdict(), "fp32", k
+        "random", "0", "train", pictures, 256, 0, [], None, "net", "0", noise.facts(), "fp32", k
     )
     store = FeatureStore.create(store_path(folder, "random", "net", "train"), identity, [stream])
     drawn = torch.randn(16, TOKENS, CHANNELS).half()

@@ -13,9 +13,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffdict.__main__ import folder
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.pixels import Pixels
+from diffdict.cli.paths import folder
 from diffdict.data.toy_faces import ToyFaces
 
 TIMESTEPS = (10, 50, 100, 200, 300, 400)

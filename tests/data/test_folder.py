@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from diffdict.data import published
 from diffdict.data.folder import FolderDataset, list_files
 from diffdict.errors import UserError
 
@@ -144,7 +142,9 @@ def spoil(road, case: str) -> dict:
     elif case == "mask size":
         label(train / "p0.npy", 1, (8, 9))
     elif case == "mask dtype":
-        np.save(train / "p0.npy", np.zeros((8, 8), dtype=np.float32))
+        np.save(train / "p0.npy", np.full((8, 8), 0.5, dtype=np.float32))
+    elif case == "mask shape":
+        np.save(train / "p0.npy", np.zeros((8, 8, 3), dtype=np.uint8))
     elif case == "mask of pickles":
         np.save(train / "p0.npy", np.array([{}], dtype=object))
     elif case == "mask torn":
@@ -174,8 +174,6 @@ def spoil(road, case: str) -> dict:
         (road / "classes.json").unlink()
     elif case == "names":
         return {"class_names": ["a"], "num_classes": 2}
-    elif case == "too few":
-        return {"train_pictures": 5}
     elif case == "val wanted":
         return {"split": "val", "val_pictures": 2}
     elif case == "crop":
@@ -193,7 +191,8 @@ def spoil(road, case: str) -> dict:
             r"p0\.png has no mask beside it \(p0\.npy, p0_mask\.png .*dataset\.masks=false",
         ),
         ("mask size", r"p0\.npy is 8×9, its picture .*p0\.png is 8×8"),
-        ("mask dtype", r"must be integers.*float32 of shape \(8, 8\): save it as uint8"),
+        ("mask dtype", r"p0\.npy must be whole numbers, it is float32: save it as uint8"),
+        ("mask shape", r"p0\.npy must be height × width, it is of shape \(8, 8, 3\): save it so"),
         ("mask of pickles", r"p0\.npy cannot be read"),
         ("mask torn", r"p0\.npy cannot be read"),
         ("mask empty", r"p0\.npy cannot be read"),
@@ -206,7 +205,6 @@ def spoil(road, case: str) -> dict:
         ("classes.json", r"classes\.json must be JSON like"),
         ("nothing says how many", r"has masks, and nothing says how many classes"),
         ("names", r"num_classes=2 and 1 class_names"),
-        ("too few", r"has 4 pictures for train and 5 asked for"),
         ("val wanted", r"no folder .*val for split val"),
         ("crop", r"dataset\.crop=left is unknown: it is center or null"),
     ],
@@ -225,46 +223,95 @@ def test_a_picture_that_is_not_square_is_cropped_when_asked(road):
     assert sample["mask"].shape == (8, 8)
 
 
-def archive(road, folder) -> dict:
-    return {
-        "url": "https://example.org/datasets.tar.gz",
-        "size": "47 MB",
-        "licence": "CC0",
-        "folder": str(folder),
-    }
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, bool])
+def test_whole_numbers_are_labels_whatever_their_dtype(road, dtype, shape):
+    np.save(road / "train/p0.npy", np.ones(shape, dtype=dtype))
+    assert made(road)[0]["mask"].unique().tolist() == [1]
 
 
-def test_missing_data_says_where_it_is(tmp_path, road):
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_other_numbers_are_no_labels(road, value):
+    np.save(road / "train/p0.npy", np.full((8, 8), value, dtype=np.float32))
+    with pytest.raises(UserError, match="must be whole numbers"):
+        made(road)[0]
+
+
+@pytest.mark.parametrize("side", [3, 5, 16, 20])
+def test_a_mask_of_another_size_is_resized_by_itself(road, side):
+    """From its own grid to the size asked for, as OpenCV's nearest: source floor(i · side / 6)."""
+    labels = np.random.default_rng(side).integers(0, 2, (side, side), dtype=np.uint8)
+    np.save(road / "train/p0.npy", labels)
+    rows = [i * side // 6 for i in range(6)]
+    mask = made(road, image_size=6)[0]["mask"]
+    assert torch.equal(mask, torch.tensor(labels[np.ix_(rows, rows)].astype(np.int64)))
+
+
+def test_a_mask_of_another_size_is_cropped_with_its_picture(road):
+    draw(road / "train/p0.png", 0, (12, 8))
+    labels = np.zeros((4, 6), dtype=np.uint8)
+    labels[:, 1:5] = 1  # the middle square
+    np.save(road / "train/p0.npy", labels)
+    mask = made(road, image_size=8, crop="center")[0]["mask"]
+    assert mask.shape == (8, 8)
+    assert mask.unique().tolist() == [1]
+
+
+def test_fewer_pictures_than_configured_are_taken_and_said(road):
+    with pytest.warns(UserWarning, match="set has 4 pictures for train, 30 were asked for"):
+        assert len(made(road, train_pictures=30)) == 4
+    with pytest.raises(UserError, match="5 asked for"):  # of a bare folder others would lose theirs
+        made(road / "train", train_pictures=5)
+
+
+def test_splits_may_lie_in_folders_of_other_names(road):
+    shutil.move(road / "train", road / "drawn")
+    shutil.move(road / "test", road / "real" / "test")
+    folders = {"train": "drawn", "val": "real/train", "test": "real/test"}
+    assert [len(made(road, split, folders=folders)) for split in folders] == [4, 0, 3]
+    del folders["val"]  # which is then where it would be
+    assert [len(made(road, split, folders=folders)) for split in ("train", "val")] == [4, 0]
+
+
+def test_missing_data_says_so(tmp_path):
     with pytest.raises(UserError, match=r"dataset\.path=…"):
         made(None)
     with pytest.raises(UserError, match=r"No folder .*away"):
         made(tmp_path / "away")
-    with pytest.raises(
-        UserError,
-        match=r"No pictures of set in .*/datasets.tar.gz \(47 MB; CC0\): dataset.download",
-    ):
-        made(tmp_path / "got/datasets/road", archive=archive(road, tmp_path / "got"))
-
-
-def test_download_fetches_and_unpacks_once(tmp_path, road, monkeypatch):
-    fetched = []
-
-    def fetch(url, path, *, sha256=None, note=""):
-        fetched.append((url, note))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w:gz") as pack:
-            pack.add(road, "datasets/road")
-        return path
-
-    monkeypatch.setattr(published, "fetch", fetch)
-    path, where = tmp_path / "got/datasets/road", archive(road, tmp_path / "got")
-    assert len(made(path, download=True, archive=where)) == 4
-    assert len(made(path, download=True, archive=where)) == 4
-    assert fetched == [("https://example.org/datasets.tar.gz", "CC0")]
-    with pytest.raises(UserError, match="holds no"):
-        made(tmp_path / "got/datasets/other", download=True, archive=where)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     with pytest.raises(UserError, match=r"Cannot list .*gone: No such file"):
         list_files(tmp_path / "gone")
+
+
+# ---------------------------------------------------------------------- attributes.csv
+
+
+def test_a_table_beside_the_pictures_says_what_they_show(tmp_path):
+    for split, names in (("train", ("b", "a")), ("test", ("c",))):
+        for name in names:
+            (tmp_path / split).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / f"{name}.png")
+    table = tmp_path / "attributes.csv"
+    table.write_text("name,glasses,yaw\ntrain/a.png,1,0.5\ntrain/b.png,-1,\nc.png,1,2\n")
+
+    def made(split, **options):
+        return FolderDataset("mine", str(tmp_path), split, 8, **options)
+
+    train, test = made("train"), made("test", attribute_mirrors={"yaw": "negated", "*": "same"})
+    assert [tuple(a) for a in test.attributes] == [
+        ("glasses", "binary", "same"),
+        ("yaw", "number", "negated"),
+    ]
+    assert train[0]["attributes"].tolist() == [1, 0.5]
+    assert train[1]["attributes"].isnan().tolist() == [False, True]
+    assert test[0]["attributes"].tolist() == [1, 2]
+    assert train.facts["attributes"][0]["mirrored"] is None
+    before = train.fingerprint
+    table.write_text(table.read_text().replace("0.5", "0.6"))
+    assert made("train").fingerprint != before
+    table.unlink()
+    assert made("train").attributes == ()
+    with pytest.raises(UserError, match=r"has no .*attributes\.csv"):
+        made("train", attribute_mirrors={"yaw": "negated"})

@@ -6,22 +6,21 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import Dataset
 
+from diffdict.data.attributes import Attribute, mirror_attributes
+from diffdict.data.augmented import paired_crop, paired_flip, paired_zoom
+from diffdict.data.base import Pictures
 from diffdict.data.images import (
     ImageDataModule,
     Part,
     epoch_order,
     evaluation_batches,
-    paired_crop,
-    paired_flip,
-    paired_zoom,
     training_batches,
 )
 from diffdict.errors import UserError
 
 
-class Numbered(Dataset):
+class Numbered(Pictures):
     """Pictures whose pixels say their number and place; the mask repeats the first channel."""
 
     name, class_names, num_classes, palette = "numbered", [], 0, []
@@ -255,6 +254,65 @@ def test_augmentation_follows_from_seed_epoch_and_index_and_varies():
     assert sum(changed) > 11
     other = next(iter(module(batch_size=22, seed=4).train_dataloader()))
     assert not torch.equal(other["index"], first["index"])
+
+
+class Described(Numbered):
+    """The same pictures, each with a class and attributes that say its number."""
+
+    picture_classes = ("even", "odd")
+    attributes = (
+        Attribute("number", "number", "same"),
+        Attribute("side", "number", "negated"),
+        Attribute("small", "binary", "large"),
+        Attribute("large", "binary", "small"),
+    )
+
+    def __getitem__(self, index: int) -> dict:
+        values = torch.tensor([index, index + 1.0, index < 9, torch.nan])
+        return super().__getitem__(index) | {"label": index % 2, "attributes": values}
+
+
+def test_a_set_says_its_labels_in_plain_types():
+    labels = [Numbered("test").label_kinds, Described("test").label_kinds]
+    assert labels == [["mask"], ["mask", "label", "attributes"]]
+    assert (Numbered("test").facts["picture_classes"], Numbered("test").facts["attributes"]) == (
+        [],
+        [],
+    )
+    facts = ImageDataModule(Described).facts
+    assert facts["picture_classes"] == ["even", "odd"]
+    assert facts["attributes"][1] == {"name": "side", "kind": "number", "mirrored": "negated"}
+    assert (facts["dataset"], facts["labelled"], facts["num_classes"]) == ("numbered", True, 0)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_batches_carry_labels_and_a_mirror_changes_them_with_the_picture(ranks, monkeypatch):
+    flipped, seen = 0, []
+    for rank in range(ranks):
+        data = ImageDataModule(Described, batch_size=2, flip=True, seed=3, drop_last=False)
+        monkeypatch.setattr(data, "_part", lambda rank=rank: Part(rank, ranks))
+        for batch in data.train_dataloader():
+            assert (batch["label"].dtype, batch["attributes"].dtype) == (torch.int64, torch.float32)
+            for row, index in enumerate(batch["index"].tolist()):
+                own = Described("train")[index]
+                turned = not torch.equal(batch["image"][row], own["image"])
+                values = own["attributes"]
+                expected = mirror_attributes(values, Described.attributes) if turned else values
+                torch.testing.assert_close(batch["attributes"][row], expected, equal_nan=True)
+                assert batch["label"][row] == own["label"]
+                flipped += turned
+                seen.append(index)
+    assert len(seen) == len(set(seen)) >= 20
+    assert 4 < flipped < 18
+
+
+def test_pictures_whose_mirror_is_unknown_are_not_flipped():
+    class Silent(Described):
+        attributes = (*Described.attributes[:3], Attribute("large", "binary"))
+
+    with pytest.raises(UserError, match=r"numbered does not say .* large in a mirror: data.flip=f"):
+        ImageDataModule(Silent, flip=True).train_dataloader()
+    assert len(ImageDataModule(Silent).train_dataloader()) == 1
 
 
 def test_each_rank_of_a_trainer_gets_its_part(tmp_path):

@@ -1,15 +1,15 @@
 """Sampled pictures as a set: shards that read as one, filtered, with real ones held out."""
 
 import json
-import tarfile
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
-from diffdict.data import published
+from diffdict.data.folder import FolderDataset
 from diffdict.data.images import ImageDataModule
 from diffdict.data.npz import NpzDataset
 from diffdict.data.synthetic import synthetic_set
@@ -41,6 +41,28 @@ def real(split, **options):
 
 def made(path, split="train", **options):
     return synthetic_set("set", str(path), real, split, **options)
+
+
+def test_real_settings_are_named_where_they_stand(tmp_path):
+    folder = tmp_path / "real" / "test"
+    folder.mkdir(parents=True)
+    Image.fromarray(IMAGES[0, :12]).save(folder / "dataset.path.png")
+    np.save(folder / "dataset.path.npy", MASKS[0, :12])
+
+    def of(split, **options):
+        options = {"path": None, "num_classes": 9, "crop": None, "image_size": None} | options
+        real = partial(FolderDataset, "photos", **options)
+        return synthetic_set("set", str(tmp_path), real, split, image_size=16)
+
+    with pytest.raises(
+        UserError, match=r"^photos needs a folder of pictures: dataset\.real\.path="
+    ):
+        of("test")
+    with pytest.raises(UserError, match=r"with the pictures of photos: dataset\.real\.path=…$"):
+        of("test", path=str(tmp_path / "dataset.path"))
+    pictures = of("test", path=str(tmp_path / "real"))
+    with pytest.raises(UserError, match=r"/dataset\.path\.png is .* dataset\.real\.crop=center"):
+        pictures[0]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -99,35 +121,6 @@ def test_real_pictures_are_held_out(tmp_path):
     assert module.facts["class_names"] == CLASSES
     assert len(module.train_dataloader()) == 2
     assert len(module.val_dataloader()) == 1
-
-
-def test_a_published_archive_is_fetched_and_read_where_it_unpacks(tmp_path, monkeypatch):
-    arrays = IMAGES, MASKS, RANDOM.normal(size=(10, 4)), UNSURE  # latents third
-    (tmp_path / "horse").mkdir()
-    np.savez(tmp_path / "horse" / "samples_16x16x3.npz", *arrays)
-
-    def fetch(url, path, *, sha256=None, note=""):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w:gz") as pack:
-            pack.add(tmp_path / "horse", "horse")
-
-    monkeypatch.setattr(published, "fetch", fetch)
-    path = tmp_path / "got" / "horse"
-    where = {"url": "https://example.org/horse.tar.gz", "size": "7 GB", "licence": "none stated"}
-    where["folder"] = str(path)
-    with pytest.raises(UserError, match=r"No pictures of set in .*horse\. .*7 GB.*download=true"):
-        made(path, archive=where)
-    asked = []
-
-    def remote(split, download=False):
-        asked.append(download)
-        return real(split)
-
-    options = {"archive": where, "download": True}
-    data = synthetic_set("set", str(path), partial(remote, download=False), "train", **options)
-    assert asked == [True], "one word fetches both"
-    np.testing.assert_array_equal(data.uncertainty, UNSURE)
-    np.testing.assert_array_equal(data[7]["mask"], MASKS[7])
 
 
 def spoil(folder, case: str) -> dict:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from diffdict.data.faces.light import majority
+from diffdict.data.augmented import paired_flip
+from diffdict.data.faces.light import majority_class
 from diffdict.data.toy_faces import SPLITS, ToyFaces
 from diffdict.errors import UserError
 
@@ -99,7 +100,7 @@ def test_a_pixel_gets_the_class_that_covers_most_of_it():
     """Against counting by hand, ties to the smallest class."""
     classes = np.random.default_rng(0).integers(0, 15, (32, 32)).astype(np.uint8)
     classes[:8] //= 5  # few classes: clear majorities too
-    mask = majority(classes, 8)
+    mask = majority_class(classes, 8)
     for row, column in np.ndindex(8, 8):
         block = classes[4 * row : 4 * row + 4, 4 * column : 4 * column + 4].ravel().tolist()
         assert mask[row, column] == min(set(block), key=lambda c: (-block.count(c), c))
@@ -157,3 +158,117 @@ def test_iteration_ends():
 def test_mistakes_are_told(keys, told):
     with pytest.raises(UserError, match=told):
         ToyFaces(**keys)
+
+
+# ---------------------------------------------------------------------- what a face shows
+
+
+def shown(faces: ToyFaces) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Every attribute of all faces by its name, and the masks."""
+    samples = list(faces)
+    values = torch.stack([sample["attributes"] for sample in samples])
+    names = [attribute.name for attribute in faces.attributes]
+    return dict(zip(names, values.T, strict=True)), torch.stack([s["mask"] for s in samples])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return shown(ToyFaces("train", train_pictures=240))
+
+
+def test_the_fingerprint_is_that_of_stores_without_attributes():
+    assert ToyFaces().fingerprint == (
+        "15b1878edf1a784a504b5225f33a426b34fdb29b8265d11de6c743c7fd66a3ca"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("glasses", "glasses"), ("hat", "hat"), ("beard", "beard")]
+)
+def test_what_is_worn_is_in_the_mask(drawn, name, part):
+    values, masks = drawn
+    pixels = (masks == ToyFaces().class_names.index(part)).flatten(1).sum(1)
+    assert torch.equal(values[name] == 1, pixels > 0)
+    assert 0.2 < values[name].mean() < 0.5
+
+
+def test_an_open_mouth_has_an_inside_and_a_bare_bald_head_no_hair(drawn):
+    values, masks = drawn
+    inside = (masks == ToyFaces().class_names.index("mouth")).flatten(1).sum(1)
+    hair = (masks == ToyFaces().class_names.index("hair")).flatten(1).sum(1)
+    assert torch.equal(values["open_mouth"] == 1, inside > 0)
+    assert torch.equal(values["gape"] > 0, inside > 0)
+    assert not hair[values["bald"] == 1].any()
+    assert (hair[values["bald"] == 0] > 0).all()
+    assert torch.equal(hair > 0, values["hair_lightness"].isfinite() & (hair > 0))
+
+
+def test_kinds_are_kinds_of_something(drawn):
+    values, _ = drawn
+    for whole, kinds in (
+        ("hat", ("beanie", "brimmed_hat", "cap", "party_hat")),
+        ("beard", ("full_beard", "goatee", "moustache")),
+    ):
+        assert torch.equal(sum(values[kind] for kind in kinds), values[whole])
+        assert all(values[kind].any() for kind in kinds)
+    assert (values["dark_glasses"] <= values["glasses"]).all()
+
+
+def test_what_a_hat_or_dark_glasses_hide_is_unknown(drawn):
+    values, _ = drawn
+    covered = (values["hat"] == 1) & (values["party_hat"] == 0)
+    for name in ("bald", "bangs", "bun", "spikes"):
+        assert torch.equal(values[name].isnan(), covered), name
+    for name in ("wink", "heavy_lids"):
+        assert torch.equal(values[name].isnan(), values["dark_glasses"] == 1), name
+    hidden = {"bald", "bangs", "bun", "spikes", "wink", "heavy_lids"}
+    hidden |= {"dark_hair", "hair_lightness"}  # of those without any
+    for name in values.keys() - hidden:
+        assert values[name].isfinite().all(), name
+
+
+def centre(masks: torch.Tensor, *parts: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where these parts lie on average, across and down, in shares of the picture."""
+    classes = torch.tensor([ToyFaces().class_names.index(part) for part in parts])
+    share = torch.isin(masks, classes).double()
+    share /= share.sum((1, 2), keepdim=True)
+    at = (torch.arange(masks.shape[-1]).double() + 0.5) / masks.shape[-1]
+    return (share.sum(1) @ at), (share.sum(2) @ at)
+
+
+def follows(seen: torch.Tensor, told: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([seen, told.double()]))[0, 1])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_numbers_are_those_of_the_picture_and_of_its_mirror_image(mirrored):
+    """From masks and pixels alone, in the picture and in what data.flip makes of it."""
+    faces = ToyFaces("train", train_pictures=240)
+    samples = [paired_flip(one, faces.attributes) if mirrored else one for one in faces]
+    names = [attribute.name for attribute in faces.attributes]
+    values = torch.stack([one["attributes"] for one in samples]).T
+    told = dict(zip(names, values, strict=True))
+    masks = torch.stack([one["mask"] for one in samples])
+    face = ("skin", "nose", "lips", "mouth", "brows", "eyes", "iris", "glasses", "beard")
+    (x, _), (nose_x, nose_y) = centre(masks, *face), centre(masks, "nose")
+    (lips_x, _) = centre(masks, "lips", "mouth")
+    lean = -(lips_x - nose_x)  # of the head, to its right where the chin goes left
+    assert follows(x, told["place_x"]) > 0.85
+    assert follows(nose_y, told["place_y"]) > 0.7
+    still = told["waving"] == 0
+    assert follows((nose_x - x)[still], told["yaw"][still]) > 0.7
+    assert follows(lean, told["tilt"]) > 0.5
+    light = torch.stack([one["image"].mean(0) for one in samples])
+    half = light.shape[-1] // 2
+    bare = masks == 1
+    left = (light * bare)[:, :, :half].sum((1, 2)) / bare[:, :, :half].sum((1, 2))
+    right = (light * bare)[:, :, half:].sum((1, 2)) / bare[:, :, half:].sum((1, 2))
+    assert follows(right - left, told["light_x"]) > 0.6
+    for side, number in (
+        ("looks_right", "yaw"),
+        ("tilts_right", "tilt"),
+        ("lit_from_right", "light_x"),
+    ):
+        assert torch.equal(told[side] == 1, told[number] > 0)
+    bright = torch.stack([one["image"].mean() for one in samples])
+    assert follows(bright, told["wall_lightness"]) > 0.4

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffdict import checkpoints
-from diffdict.__main__ import folder
+from diffdict.cli.paths import folder
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert
@@ -31,10 +31,10 @@ def psnr(ours, theirs) -> float:
 @torch.no_grad()
 def test_faces_encoded_to_noise_come_back(net, faces):
     ways = {"objective": Objective(predict=net.predict), "respacing": "50", "clip_denoised": False}
-    code = ddim_invert(net, faces, net.schedule, **ways).x
+    code = ddim_invert(net, faces, net.process, **ways).x
     assert 0.5 < code.std() < 1.5, "a code is close to noise"
-    back = ddim(net, code, net.schedule, **ways).x
-    again = ddim(net, code, net.schedule, **ways).x
+    back = ddim(net, code, net.process, **ways).x
+    again = ddim(net, code, net.process, **ways).x
     assert torch.equal(back, again), "eta 0 draws nothing"
     assert psnr(back, faces) > 25
 
@@ -44,8 +44,8 @@ def test_it_denoises_better_than_the_mean_picture(net, faces):
     noise = torch.randn(faces.shape, generator=torch.Generator().manual_seed(0))
     t = torch.full((4,), 200)
     keep, add = (
-        net.schedule.sqrt_alphas_cumprod[200],
-        net.schedule.sqrt_one_minus_alphas_cumprod[200],
+        net.process.sqrt_alphas_cumprod[200],
+        net.process.sqrt_one_minus_alphas_cumprod[200],
     )
     noisy = (keep * faces + add * noise).float()
     v = net(noisy, t)[:, :3]

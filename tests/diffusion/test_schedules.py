@@ -27,7 +27,7 @@ from diffdict.diffusion.schedules import (
 from diffdict.errors import UserError
 
 FULL = make_schedule("linear", 1000)
-NAMES = st.sampled_from(["linear", "cosine"])
+NAMES = st.sampled_from(["linear", "cosine", "constant"])
 LENGTHS = st.integers(21, 300)
 law = settings(deadline=None, max_examples=50)
 
@@ -236,7 +236,8 @@ def test_respacings_that_cannot_be_are_refused(spec, words):
 @pytest.mark.parametrize(
     ("name", "steps", "words"),
     [
-        ("linaer", 1000, "linear, cosine"),
+        ("linaer", 1000, "linear, cosine, constant"),
+        ("constant", 8, "more than 8 steps"),
         ("linear", 20, "more than 20 steps"),
         ("cosine", 0, "at least one step"),
     ],
@@ -244,3 +245,16 @@ def test_respacings_that_cannot_be_are_refused(spec, words):
 def test_schedules_that_cannot_be_are_refused(name, steps, words):
     with pytest.raises(UserError, match=words):
         make_schedule(name, steps)
+
+
+def test_linspace_has_both_ends_and_no_step_twice():
+    assert respaced_timesteps(1000, "linspace5") == [0, 199, 399, 599, 799, 999]
+    hundred = respaced_timesteps(1000, "linspace100")
+    assert (len(hundred), hundred[:4], hundred[-3:]) == (101, [0, 9, 19, 29], [979, 989, 999])
+    assert respaced_timesteps(1000, "linspace1000") == list(range(1000))
+
+
+@pytest.mark.parametrize("spec", ["linspace", "linspace0", "linspace1001", "linspace5,5"])
+def test_linspaces_that_cannot_be(spec):
+    with pytest.raises(UserError, match=rf"Respacing {spec} of 1000 steps: the number after"):
+        respaced_timesteps(1000, spec)

@@ -15,11 +15,12 @@ import torch
 
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.data.toy_faces import ToyFaces
+from diffdict.features.extraction.pictures import ExtractionPictures
+from diffdict.features.extraction.writer import FeatureWriter
 from diffdict.features.noise import Noise
-from diffdict.features.pictures import ExtractionPictures
 from diffdict.features.store import FeatureStore
-from diffdict.features.writer import FeatureWriter
 from diffdict.tasks.features import Features
+from tests.processes import PATIENCE
 
 PICTURES = 48  # three a shard: 16 shards of five streams
 
@@ -107,7 +108,7 @@ def _told(log: Path, root: Path, how: dict) -> None:
 
 def ended(processes: list) -> Ended:
     for process in processes:
-        process.join(120)
+        process.join(PATIENCE)
     said = "".join(process.log.read_text() for process in processes)
     return Ended([process.exitcode for process in processes], said)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import diffdict.run  # noqa: F401 - imported once, here
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 QUIET = ("trainer=cpu", "callbacks.progress=null", "trainer.log_every_n_steps=1")
@@ -67,9 +68,9 @@ class Sitting:
         """All that it printed until now."""
         return self.log.read_text()
 
-    def end(self, seconds: float = 120) -> int:
+    def end(self) -> int:
         """The exit code, when it has come to its end."""
-        self.process.join(seconds)
+        self.process.join(PATIENCE)
         assert self.process.exitcode is not None, self.said
         return self.process.exitcode
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffdict.features.store import FeatureStore
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.faults
 
@@ -52,7 +53,7 @@ def undisturbed(tmp_path_factory):
     """What one rank writes when nobody stops it."""
     features = tmp_path_factory.mktemp("undisturbed") / "features"
     process = door(features, "trainer=cpu")
-    said = process.communicate(timeout=240)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, said
     return contents(features)
 
@@ -81,15 +82,15 @@ def test_a_stopped_extraction_goes_on(undisturbed, tmp_path, trainer, number, co
     process = door(features, f"trainer={trainer}")
     wait_for_a_shard(process, features)
     process.send_signal(number)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == code, said
     if number != signal.SIGKILL:
         assert "Run the same command again: what is finished is kept." in said
         assert "Traceback" not in said
     assert shards(features) < 16
     again = door(features, f"trainer={trainer}")
-    said = again.communicate(timeout=240)[0]
+    said = again.communicate(timeout=PATIENCE)[0]
     assert again.returncode == 0, said
     store = FeatureStore.open(features / "toy_faces" / "guided_unet" / "train")
-    assert "64 shards" in store.verify()
+    assert "80 shards" in store.verify()
     assert contents(features) == undisturbed

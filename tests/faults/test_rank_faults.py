@@ -15,6 +15,7 @@ import pytest
 
 from diffdict.features.store import FeatureStore
 from tests.faults.sittings import EVERY, EXTRACT, ROOT, TASKS, Sitting, learned, losses, same, step
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.faults
 
@@ -103,7 +104,7 @@ def test_a_signal_to_everything_that_lightning_started(straight, tmp_path):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGTERM)
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=PATIENCE)[0]
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -125,4 +126,4 @@ def test_an_extraction_stopped_on_all_ranks_goes_on(contents, tmp_path):
     for rank in ranks(tmp_path, "extract", *words):
         assert rank.end() == 0, rank.said
     assert all(path.read_bytes() == before for path, before in kept.items())
-    assert "80 shards" in FeatureStore.open(*tmp_path.glob("features/*/*/train")).verify()
+    assert "96 shards" in FeatureStore.open(*tmp_path.glob("features/*/*/train")).verify()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import PATIENCE
+
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +43,7 @@ def start(folder: Path, door: str, *words: str) -> subprocess.Popen:
 
 
 def done(process: subprocess.Popen) -> str:
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, said
     return said
 
@@ -74,7 +76,7 @@ def test_a_stopped_training_goes_on_bit_by_bit(straight, number):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     process.send_signal(number)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode in (-9, 143, 130), said
     step = torch.load(last, weights_only=True)["global_step"]
     assert step < STEPS, "it was stopped too late"

@@ -20,6 +20,7 @@ from diffdict.errors import UserError
 from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.pixel_mlp import PixelMLP
 from diffdict.tasks.samples import SampleIndices, Samples
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +49,7 @@ def start(folder: Path, door: str, *words: str) -> subprocess.Popen:
 
 
 def done(process: subprocess.Popen) -> str:
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, said
     return said
 
@@ -76,7 +77,7 @@ def test_killed_labelling_goes_on_without_doubles(undisturbed, trainer):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE)
         kept = {path: path.read_bytes() for path in broken.glob("samples_*.npz")}
         assert len(kept) < 20
     done(start(undisturbed, "extract", *DRAW, f"folder={broken}", f"trainer={trainer}"))

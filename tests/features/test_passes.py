@@ -8,8 +8,9 @@ from diffdict.backbones.mae import MAE
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
+from diffdict.features.locations import in_order, listed, place, where
 from diffdict.features.noise import Noise
-from diffdict.features.passes import Passes, extraction, in_order, listed, place
+from diffdict.features.passes import Passes
 from diffdict.features.sources import LiveSource
 
 
@@ -68,8 +69,8 @@ def test_what_cannot_be_asked(options, words):
 def test_words_for_people_and_for_a_command_line():
     assert place([50, 150], 6) == "timestep 50, 150, block 6"
     assert place(None, "all") == "block all"
-    assert extraction("cat_15", "lsun_cat", 50, [6, 5]).endswith("timestep=50 block=[6,5]")
-    assert extraction("cat_15", "mae", None, 12).endswith("dataset=cat_15 block=12 backbone=mae")
+    assert where(50, [6, 5]) == ["timestep=50", "block=[6,5]"]
+    assert where(None, "layer1.0") == ["block=layer1.0"]
     assert listed([5, 6, 5]) == [5, 6]
     assert in_order(["b", 7, 5]) == [5, 7, "b"]
     with pytest.raises(UserError, match="ask for one or several, got none"):

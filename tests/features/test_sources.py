@@ -11,12 +11,12 @@ from diffdict.backbones.pixels import Pixels
 from diffdict.backbones.swav import SwAV
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
+from diffdict.features.extraction.pictures import ExtractionPictures
+from diffdict.features.extraction.writer import FeatureWriter
 from diffdict.features.noise import Noise
-from diffdict.features.pictures import ExtractionPictures
 from diffdict.features.pixels import PixelDataModule
 from diffdict.features.tokens import TokenDataModule
-from diffdict.features.writer import FeatureWriter
-from diffdict.reports.kept.weights import export
+from diffdict.results.weights import export_weights
 from diffdict.tasks.features import Features
 
 FACES = partial(ToyFaces, image_size=16, train_pictures=6, val_pictures=2, test_pictures=3)
@@ -81,11 +81,18 @@ def test_pixels_of_a_store_are_those_of_the_backbone(made):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+def test_how_noisy_a_map_is_is_said_by_a_network_and_by_no_store(made):
+    few, much = unet().process.noise_levels[[50, 150]].tolist()
+    live, stored = (module(PixelDataModule, made, source=word) for word in ("live", "store"))
+    assert live._source("train").noise_levels == [few, few, much, much]
+    assert stored._source("train").noise_levels == [None] * 4
+
+
 @pytest.mark.parametrize("kind", [PixelDataModule, TokenDataModule])
 def test_features_of_other_weights_are_refused(made, tmp_path, kind):
     torch.manual_seed(1)
     other = GuidedUNet(16, 32, 1, "1,1", "8", name="tiny")
-    path = export(other, tmp_path / "other.safetensors", {})
+    path = export_weights(other, tmp_path / "other.safetensors", {})
     with pytest.raises(UserError, match="backbone_sha256"):
         _ = module(kind, made, checkpoint=str(path)).facts
 
@@ -168,11 +175,11 @@ def test_a_network_without_timesteps_is_asked_for_none(tmp_path, kind, timestep)
         assert widths["store"] == widths["live"] == {"pixels": 5, "swav": 1 + 4}[seer.name]
 
 
-def test_what_is_missing_of_such_a_network_is_made_by_its_name(tmp_path):
+def test_what_is_missing_of_such_a_network_is_made_without_timesteps(tmp_path):
     data = module(PixelDataModule, tmp_path, backbone_name="swav", timestep=None, block="layer1.0")
-    with pytest.raises(UserError, match=r"at block layer1\.0 in .* block=layer1\.0 backbone=swav$"):
+    with pytest.raises(UserError, match=r"at block layer1\.0 in .* backbone=… block=layer1\.0$"):
         data.setup("fit")
     write(tmp_path, Features(Pixels(16), None, "pixels", Noise()))
     data = module(PixelDataModule, tmp_path, backbone_name="pixels", checkpoint=None, block="late")
-    with pytest.raises(UserError, match=r"at block late in .* block=late backbone=pixels$"):
+    with pytest.raises(UserError, match=r"at block late in .* backbone=… block=late$"):
         data.setup("fit")

@@ -8,6 +8,7 @@ import pytest
 
 from diffdict.errors import UserError
 from diffdict.files import folder, fresh, unused, write_folder
+from tests.processes import PATIENCE
 
 
 class Old:
@@ -57,7 +58,7 @@ def test_a_folder_is_made_by_one_process(tmp_path):
     """However many begin at the same moment."""
     make = f"from diffdict.files import fresh; print(fresh({str(tmp_path / 'a/run')!r}).name)"
     every = [subprocess.Popen([sys.executable, "-c", make], stdout=-1, text=True) for _ in range(6)]
-    names = [process.communicate(timeout=60)[0].strip() for process in every]
+    names = [process.communicate(timeout=PATIENCE)[0].strip() for process in every]
     assert sorted(names) == ["run", *(f"run-{number}" for number in range(2, 7))]
     assert {path.name for path in (tmp_path / "a").iterdir()} == set(names)
     (tmp_path / "file").touch()

@@ -1,6 +1,6 @@
 """Figures of a dictionary: against another library, in any split, on two ranks; coherence."""
 
-import multiprocessing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from diffdict.errors import UserError
 from diffdict.metrics.sparsity import Sparsity, coherence, density_histogram
+from tests.processes import in_processes
 
 TOKENS, D, LATENTS = 90, 6, 20
 
@@ -128,27 +129,21 @@ def test_neither_batches_nor_their_order_nor_ranks_matter(cuts, order, owner):
     agree(ranks[0].compute(), seen(*made()).compute())
 
 
-def rank(number, folder, queue):
+def rank(number, folder):
     """One process: its own half of the tokens, unequal ones; the figures of all."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
     )
     cut = slice(None, 60) if number == 0 else slice(60, None)
     figures = seen(*(a[cut] for a in made())).compute()
-    queue.put([a.numpy() for a in figures])
+    answer = [a.numpy() for a in figures]
     torch.distributed.destroy_process_group()
+    return answer
 
 
 @pytest.mark.faults
 def test_two_processes_say_what_one_says(tmp_path):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=rank, args=(i, tmp_path, queue)) for i in range(2)]
-    for process in processes:
-        process.start()
-    answers = [queue.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join(60)
+    answers = in_processes(*(partial(rank, i, tmp_path) for i in range(2)))
     for answer in answers:
         agree([torch.from_numpy(np.asarray(a)) for a in answer], seen(*made()).compute())
 

@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffdict.reports.concepts.page import Class, Concepts, Latent, Picture, Top, write_page
+from diffdict.reports.concepts.page import (
+    Class,
+    Latent,
+    PageContent,
+    PagePicture,
+    TopPicture,
+    write_page,
+)
+from tests.processes import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -29,7 +37,6 @@ FLAGS = (
     "--disable-background-networking",
     "--force-color-profile=srgb",
 )
-PATIENCE = 60  # seconds for anything to happen
 KEYS = {"Enter": (13, "\r"), "/": (191, "/"), "ArrowDown": (40, ""), "Home": (36, "")}
 KEYS |= {"End": (35, "")}
 MISSING = (
@@ -217,7 +224,9 @@ class Sample:
         mask = np.zeros(pixels.shape[:2], dtype=np.uint8)
         mask[: side // 2] = 1  # the upper half is of the evil class
         mask[-1] = 255  # ignored
-        return Picture(f"test/{index} {Sample.EVIL}", stream.getvalue(), mask if index else None)
+        return PagePicture(
+            f"test/{index} {Sample.EVIL}", stream.getvalue(), mask if index else None
+        )
 
     @staticmethod
     def latent(number, pictures=10, top=4):
@@ -225,7 +234,7 @@ class Sample:
         if number == 7:  # never active
             return Latent(7, 0.0, float("nan"), None, None, None, np.zeros(Sample.BINS, dtype=int))
         tops = [
-            Top(
+            TopPicture(
                 int((number + i) % pictures),
                 3.0 * 0.9**i,
                 rng.integers(0, 256, (Sample.HEIGHT, Sample.WIDTH), dtype=np.uint8),
@@ -244,7 +253,7 @@ class Sample:
             Class(Sample.EVIL, (40, 40, 200), 12, 0.4, 0.3, 0.6, 0.5, 0.35, None),
             Class("hat", (40, 160, 40), 9, 0.2, None, None, None, None, None, absent=True),
         ]
-        given = Concepts(
+        given = PageContent(
             title=f"Concepts of {Sample.EVIL}",
             key="abc",
             facts={

@@ -1,12 +1,15 @@
 """Curves: points at their numbers, a line for each other choice, and refusals of axes."""
 
+from itertools import pairwise
+from unittest.mock import Mock
+
 import pytest
-from PIL import Image
 
 from diffdict.errors import UserError
-from diffdict.reports.curve import Axis, Curve, _ticks
-from diffdict.reports.drawing.canvas import LINES
-from diffdict.reports.runs.folders import find_runs
+from diffdict.reports import curve
+from diffdict.reports.curve import Curve
+from diffdict.reports.drawing.chart import LINES
+from diffdict.results.folders import find_runs
 
 
 @pytest.fixture
@@ -22,35 +25,77 @@ def labels(sweep):
     )
 
 
-def test_a_line_for_each_choice(labels, tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written."""
+    write = Mock(wraps=curve.write_chart)
+    monkeypatch.setattr(curve, "write_chart", write)
+    return lambda: [call.args[0] for call in write.call_args_list]
+
+
+def test_a_line_for_each_choice(labels, tmp_path, drawn):
     made = Curve(tmp_path, "data.pictures").collect(find_runs(str(labels)))
     assert [(row["model"], row["data.pictures"], row["n"]) for row in made.rows] == [
         *(("a", n, 2) for n in (5, 50, 200)),
         *(("b", n, 2) for n in (5, 50, 200)),
     ]
     assert made.rows[2]["test/miou"] == pytest.approx(0.205)
-    picture = Image.open(made.picture).convert("RGB")
-    counts = {colour: count for count, colour in picture.getcolors(1 << 20)}
-    for colour in LINES[:2]:
-        assert counts[colour] > 50, "a line across the plot"
-    assert LINES[2] not in counts
+    assert sorted(path.name for path in tmp_path.glob("curve.*")) == [
+        *("curve.csv", "curve.png", "curve.svg")
+    ]
+    (figure,) = drawn()
+    (axes,) = figure.axes
+    for bars, gain, colour in zip(axes.containers, (0.001, 0.002), LINES[:2], strict=True):
+        line, _, (spread,) = bars
+        assert line.get_xdata().tolist() == [5, 50, 200]
+        assert line.get_ydata().tolist() == pytest.approx([gain * n + 0.005 for n in (5, 50, 200)])
+        assert line.get_color() == colour
+        for (_, low), (_, high) in spread.get_segments():
+            assert high - low == pytest.approx(2 * 0.01 / 2**0.5), "one deviation each way"
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("data.pictures", "log")
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "50", "200"]
+    assert axes.get_title(loc="left") == "test/miou · 0 to 1, mean of the classes"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["model=a", "model=b"]
+    assert legend.get_title().get_text() == "bars: ± one standard deviation over seed"
 
 
-def test_numbers_that_span_decades_are_spread_by_logarithm():
-    plain, spread = Axis(1.0, 100.0, 100), Axis(1.0, 100.0, 100, logarithmic=True)
-    assert (plain.at(1.0), plain.at(100.0), plain.at(50.5)) == (0, 100, 50)
-    assert (spread.at(1.0), spread.at(100.0)) == (0, 100)
-    assert spread.at(10.0) == pytest.approx(50)
-    assert Axis(3.0, 3.0, 100).at(3.0) == 50
+def test_one_seed_has_no_bars_and_one_choice_no_legend(sweep, tmp_path, drawn):
+    jobs = [{"sae.k": k, "test/fvu": 1 / k} for k in (8, 16)]
+    Curve(tmp_path, "sae.k").collect(find_runs(str(sweep(*jobs))))
+    (figure,) = drawn()
+    (bars,) = figure.axes[0].containers
+    assert not bars.has_yerr
+    assert figure.legends == []
+    assert figure.axes[0].get_xscale() == "linear"
 
 
-@pytest.mark.parametrize(
-    "values", [(0.41, 0.46), (0.0, 0.0), (-3.0, 7.0), (1e-6, 3e-6), (12000.0, 99000.0)]
-)
-def test_ticks_are_round_and_hold_all(values):
-    ticks = _ticks(values)
-    assert ticks[0] <= min(values) <= max(values) <= ticks[-1]
-    assert 2 <= len(ticks) <= 8
+def test_random_directions_are_dotted(sweep, tmp_path, drawn):
+    jobs = [{"sae.k": k, "test/iou": k / 100, "test/iou_random": k / 200} for k in (8, 16)]
+    Curve(tmp_path, "sae.k", ["test/iou"]).collect(find_runs(str(sweep(*jobs))))
+    (axes,) = drawn()[0].axes
+    (dotted,) = (line for line in axes.lines if line.get_linestyle() == ":")
+    assert dotted.get_xydata().tolist() == [[8, 0.04], [16, 0.08]]
+    (legend,) = drawn()[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dotted: as many random directions"]
+
+
+def test_numbers_that_would_be_written_over_each_other_are_left_out(sweep, tmp_path, drawn):
+    jobs = [{"data.pictures": n, "test/miou": 0.5} for n in range(1, 41)]
+    Curve(tmp_path, "data.pictures").collect(find_runs(str(sweep(*jobs))))
+    (axes,) = drawn()[0].axes
+    boxes = [text.get_window_extent() for text in axes.get_xticklabels()]
+    assert len(boxes) > 5
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_more_choices_than_colours_differ_in_their_markers(sweep, tmp_path, drawn):
+    jobs = [
+        {"model.lr": lr, "sae.k": k, "test/fvu": lr} for lr in range(len(LINES) + 1) for k in (8, 9)
+    ]
+    Curve(tmp_path, "sae.k").collect(find_runs(str(sweep(*jobs))))
+    lines = [bars[0] for bars in drawn()[0].axes[0].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(LINES) + 1
 
 
 @pytest.mark.parametrize(
@@ -64,3 +109,81 @@ def test_ticks_are_round_and_hold_all(values):
 def test_the_axis_is_a_number_that_varies(labels, tmp_path, x, said):
     with pytest.raises(UserError, match=said):
         Curve(tmp_path, x).collect(find_runs(str(labels)))
+
+
+def checkpoints(sweep, name, steps=(200, 400), **more):
+    """The jobs of checkpoints=: two blocks of a network at each step of its training."""
+    jobs = [
+        {
+            "backbone.checkpoint": f"runs/{name}/step={step}.ckpt",
+            "test/t0011-b01/accuracy": step / 1000,
+            "test/t0011-b02/accuracy": step / 2000,
+        }
+        for step in steps
+    ]
+    return str(sweep(*jobs, name=name, task="probe_sweep", **more))
+
+
+def test_checkpoints_of_a_training_lie_along_its_steps(sweep, tmp_path, drawn):
+    made = Curve(tmp_path, "backbone.step").collect(find_runs(checkpoints(sweep, "ddae")))
+    assert [(row["block"], row["backbone.step"], row["test/accuracy"]) for row in made.rows] == [
+        *((1, 200, 0.2), (1, 400, 0.4), (2, 200, 0.1), (2, 400, 0.2))
+    ]
+    (legend,) = drawn()[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["block=1", "block=2"]
+
+
+def test_two_trainings_are_told_apart_by_their_folders(sweep, tmp_path, drawn):
+    both = [checkpoints(sweep, "ddae"), checkpoints(sweep, "edm", steps=(100, 300))]
+    Curve(tmp_path, "backbone.step", only={"block": 2}).collect(find_runs(both))
+    (legend,) = drawn()[0].legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["checkpoint=runs/ddae", "checkpoint=runs/edm"]
+
+
+def test_a_line_without_any_of_the_settings_has_a_name_too(sweep, tmp_path, drawn):
+    jobs = [{"sae.k": k, "test/fvu": 1 / k} for k in (8, 16)]
+    both = [str(sweep(*jobs)), str(sweep(*({**job, "model.lr": 1e-3} for job in jobs), name="b"))]
+    Curve(tmp_path, "sae.k").collect(find_runs(both))
+    (legend,) = drawn()[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["lr=none", "lr=0.001"]
+
+
+def test_what_is_drawn_can_be_chosen(sweep, tmp_path, drawn):
+    runs = find_runs(checkpoints(sweep, "ddae"))
+    made = Curve(tmp_path, "backbone.step", only={"block": [1], "seed": 0}).collect(runs)
+    assert [row["test/accuracy"] for row in made.rows] == [0.2, 0.4]
+    said = r"only=\{block:3\} names no point; of block there are 1, 2"
+    with pytest.raises(UserError, match=said):
+        Curve(tmp_path, "backbone.step", only={"block": 3}).collect(runs)
+
+
+@pytest.fixture
+def noisy(sweep):
+    """A chain and EDM's levels, whose cells say how noisy their timesteps are."""
+
+    def write(name, sigmas):
+        metrics = {f"test/t{t:04d}-b02/accuracy": 1 - sigma for t, sigma in sigmas.items()}
+        cells = [{"timestep": t, "block": 2, "sigma": sigma} for t, sigma in sigmas.items()]
+        return sweep({"model": name, **metrics}, name=name, task="probe_sweep", cells=cells)
+
+    return [
+        str(write("ddpm", {1: 0.01, 11: 0.047, 201: 0.724})),
+        str(write("edm", {3: 0.0229, 4: 0.06})),
+    ]
+
+
+def test_timesteps_of_all_networks_lie_along_their_noise(noisy, tmp_path, drawn):
+    made = Curve(tmp_path, "sigma").collect(find_runs(noisy))
+    assert [(row["model"], row["sigma"]) for row in made.rows] == [
+        *(("ddpm", 0.01), ("ddpm", 0.047), ("ddpm", 0.724), ("edm", 0.0229), ("edm", 0.06))
+    ]
+    assert all(row["test/accuracy"] == pytest.approx(1 - row["sigma"]) for row in made.rows)
+    (axes,) = drawn()[0].axes
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("sigma", "log")
+    assert len(axes.containers) == 2
+
+
+def test_noise_that_nobody_has_said_is_no_axis(labels, tmp_path):
+    with pytest.raises(UserError, match=r"x=sigma is the noise of a timestep, and it is not known"):
+        Curve(tmp_path, "sigma").collect(find_runs(str(labels)))

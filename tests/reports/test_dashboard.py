@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from diffdict.errors import UserError
-from diffdict.metrics.selection import best_class
+from diffdict.metrics.concepts.assignment import best_class
 from diffdict.reports.concepts.album import Album, embedded
-from diffdict.reports.concepts.compose import about, compose, key_of
+from diffdict.reports.concepts.compose import compose, key_of, page_facts
 from diffdict.reports.dashboard import Dashboard
 from tests.reports.world import CLASSES, GRID, PALETTE, PICTURES, SIDE, Tested, World, build
 
@@ -25,7 +25,7 @@ def compose_page(data, sae=None, **options):
     sae = build() if sae is None else sae
     album = Album(data, **{"most": 100, "side": 96, **options})
     strongest = album.look({"sae": sae}, 3)["sae"]
-    facts = about(sae, strongest, album, FIGURES, "sae")
+    facts = page_facts(sae, strongest, album, FIGURES, "sae")
     return compose(sae, facts, strongest, Tested(data, sae=sae).findings.get("sae"), album)
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.reports.drawing.chosen import GREY
-from diffdict.reports.drawing.sheet import GAP, contact_sheet
+from diffdict.reports.drawing.contact_sheet import GAP, contact_sheet
 from diffdict.reports.grid import Grid
 
 

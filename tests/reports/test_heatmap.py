@@ -5,15 +5,15 @@ import math
 import subprocess
 import sys
 from itertools import product
+from unittest.mock import Mock
 
 import pytest
-from PIL import Image
 
 from diffdict.errors import UserError
-from diffdict.reports.drawing.canvas import INK, PAPER, ramp
+from diffdict.reports import heatmap
 from diffdict.reports.heatmap import Heatmap, brief
-from diffdict.reports.runs.folders import find_runs
-from diffdict.reports.runs.points import points_of, varying
+from diffdict.reports.sweeps.points import points_of, varying
+from diffdict.results.folders import find_runs
 
 
 def rows(folder):
@@ -50,18 +50,76 @@ def test_a_sweep_becomes_maps_of_timestep_and_block(sweep, tmp_path, capsys):
     assert "test/l0" not in said.replace("heatmap", ""), "no number of active latents is best"
 
 
-def test_the_picture_shows_each_cell_in_its_colour_and_frames_the_best(sweep, tmp_path):
-    values = {(10, 1): 0.1, (10, 2): 0.5, (200, 1): 0.4, (200, 2): 0.9}
+def cells(axes):
+    """What is written in a panel: {(timestep, block): text}, by the words beside it."""
+    columns, rows = (
+        [text.get_text() for text in one] for one in (labels(axes.xaxis), labels(axes.yaxis))
+    )
+    places = {text.get_position(): text.get_text() for text in axes.texts}
+    return {(columns[int(x)], rows[int(y)]): said for (x, y), said in places.items()}
+
+
+def labels(axis):
+    return [tick.label1 for tick in axis.get_major_ticks()]
+
+
+def marked(axes, hatched):
+    """Where the rectangles are that a panel draws over its map."""
+    patches = (each for each in axes.patches if bool(each.get_hatch()) == hatched)
+    return {(int(each.get_x()), int(each.get_y())) for each in patches}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written."""
+    write = Mock(wraps=heatmap.write_chart)
+    monkeypatch.setattr(heatmap, "write_chart", write)
+    return lambda: [call.args[0] for call in write.call_args_list]
+
+
+def test_the_chart_shows_each_cell_frames_the_best_and_hatches_what_is_missing(
+    sweep, tmp_path, drawn
+):
+    values = {(10, 1): 0.1, (10, 2): 0.5, (200, 1): 0.4}
     folder = sweep(*({"timestep": t, "block": b, "test/iou": v} for (t, b), v in values.items()))
-    made = Heatmap(tmp_path / "out").collect(find_runs(str(folder)))
-    picture = Image.open(made.picture).convert("RGB")
-    colours = {colour for _, colour in picture.getcolors(1 << 20)}
-    for value in values.values():
-        assert ramp((value - 0.1) / 0.8) in colours
-    places = product(range(picture.width), range(picture.height))
-    x, y = next(place for place in places if picture.getpixel(place) == ramp(1.0))
-    around = [picture.getpixel((x - step, y)) for step in (1, 2)]
-    assert around == [PAPER, INK], "the brightest cell is framed"
+    Heatmap(tmp_path / "out").collect(find_runs(str(folder)))
+    (figure,) = drawn()
+    panel, bar = figure.axes
+    assert cells(panel) == {("10", "1"): "0.100", ("10", "2"): "0.500", ("200", "1"): "0.400"}
+    (mesh,) = panel.collections
+    assert mesh.get_array()[:, 0].tolist() == [0.1, 0.5]
+    assert mesh.get_clim() == (0.1, 0.5)
+    assert marked(panel, hatched=False) == {(0, 1)}, "the best cell is framed"
+    assert marked(panel, hatched=True) == {(1, 1)}
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("timestep", "block")
+    (part,) = figure.subfigs
+    assert part.get_suptitle() == "test/iou · 0 to 1, mean of the classes · more is better"
+    assert not [*bar.texts, *bar.lines], "no random directions were measured"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("heatmap.csv", "heatmap.png", "heatmap.svg")
+    }
+
+
+def test_seeds_give_deviations_and_random_directions_a_mark(sweep, tmp_path, drawn):
+    jobs = [
+        {"timestep": t, "seed": seed, "test/iou": 0.3 + seed / 50, "test/iou_random": t / 1000}
+        for t in (100, 200)
+        for seed in (0, 1)
+    ]
+    Heatmap(tmp_path).collect(find_runs(str(sweep(*jobs))))
+    panel, bar = drawn()[0].axes
+    assert set(cells(panel).values()) == {"0.310\n± 0.01"}
+    assert [text.get_text() for text in bar.texts] == ["random\n0.150"]
+    assert list(bar.lines[0].get_ydata()) == pytest.approx([0.15, 0.15])
+    assert panel.collections[0].get_clim() == pytest.approx((0.15, 0.31)), "the mark lies on it"
+
+
+def test_the_best_is_bright_also_where_less_is_better(sweep, tmp_path, drawn):
+    folder = sweep({"block": 1, "test/fvu": 0.2}, {"block": 2, "test/fvu": 0.1})
+    Heatmap(tmp_path).collect(find_runs(str(folder)))
+    mesh = drawn()[0].axes[0].collections[0]
+    best, worst = (sum(mesh.to_rgba(value)[:3]) for value in (0.1, 0.2))
+    assert best > worst
 
 
 def test_less_is_better_where_it_is(sweep, tmp_path, capsys):
@@ -90,6 +148,16 @@ def test_cells_of_one_run_are_points_too(sweep, tmp_path):
         (250, 3, 0.3),
         (250, 12, 0.4),
     ]
+
+
+def test_figures_of_whole_pictures_are_the_usual_ones_where_there_are_no_others(sweep, tmp_path):
+    cells = {"test/t0010-b01/accuracy": 0.5, "test/t0010-b02/accuracy": 0.7}
+    chance = {f"{name}_random": 0.1 for name in cells}
+    folder = sweep({**cells, **chance, "test/chosen": 0.7}, task="linear_probe")
+    made = Heatmap(tmp_path).collect(find_runs(str(folder)))
+    figures = [name for name in made.rows[0] if name.startswith("test/")]
+    assert figures == ["test/accuracy", "test/accuracy std"]
+    assert [(row["block"], row["test/accuracy"]) for row in made.rows] == [(1, 0.5), (2, 0.7)]
 
 
 def test_blocks_may_have_names_and_timesteps_be_absent(sweep, tmp_path):
@@ -170,9 +238,10 @@ def test_no_run_has_ended(tmp_path):
         Heatmap(tmp_path / "out").collect(find_runs(str(tmp_path / "0")))
 
 
-def test_no_torch_is_needed():
+def test_no_torch_is_needed_and_no_matplotlib_before_something_is_drawn():
     modules = ", ".join(f"diffdict.reports.{name}" for name in ("heatmap", "table", "curve"))
-    check = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    late = {"torch", "numpy", "matplotlib"}
+    check = f"import sys, {modules}; sys.exit(bool({late} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
@@ -184,10 +253,15 @@ def test_figures_are_brief(value, said):
     assert brief(value) == said
 
 
-def test_many_panels_take_several_rows(sweep, tmp_path):
+def test_many_panels_take_several_rows(sweep, tmp_path, drawn):
     jobs = [
-        {"model.lr": lr / 10, "timestep": t, "test/fvu": 1.0} for lr in range(9) for t in (1, 2)
+        {"model.lr": lr + 0.5, "timestep": t, "test/fvu": 1.0} for lr in range(19) for t in (1, 2)
     ]
-    picture = Image.open(Heatmap(tmp_path).collect(find_runs(str(sweep(*jobs)))).picture)
-    assert picture.width < 2000
-    assert picture.height > 200
+    Heatmap(tmp_path).collect(find_runs(str(sweep(*jobs))))
+    (figure,) = drawn()
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown[:-1]] == [
+        f"lr={n + 0.5}" for n in range(19)
+    ]
+    assert figure.get_figwidth() < 13
+    assert len({round(axes.get_position().y0, 3) for axes in shown[:-1]}) > 1

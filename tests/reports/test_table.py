@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
-from diffdict.reports.runs.collected import Collected
-from diffdict.reports.runs.folders import find_runs
-from diffdict.reports.runs.rows import as_csv, as_markdown
+from diffdict.reports.sweeps.collected import Collected
 from diffdict.reports.table import ResultsTable
+from diffdict.results.folders import find_runs
+from diffdict.results.tables import as_csv, as_markdown
 
 
 def test_rows_are_means_over_seeds(sweep, tmp_path, capsys):

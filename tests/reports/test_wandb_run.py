@@ -1,10 +1,10 @@
 """What a run leaves for wandb, read back from its files; and that it never needs a server."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,45 +12,16 @@ import pytorch_lightning as pl
 import wandb
 from PIL import Image
 from torch.utils.data import DataLoader
-from wandb.proto import wandb_internal_pb2
 
 from diffdict.features.store import FeatureStore, Identity
-from diffdict.metrics.findings import Together, tables
-from diffdict.reports.concepts.grid import concept_rows
+from diffdict.metrics.concepts.findings import Together, findings_tables
+from diffdict.reports.concepts.class_figure import concept_rows
 from diffdict.reports.wandb_run import PACKAGE, WandbRun, class_pictures, git_state
+from diffdict.results.naming import RunLabels
+from diffdict.results.record import KeepResults
 from diffdict.sae import saelens
+from tests.reports.offline import offline_runs, records, table_rows, told
 from tests.reports.world import CLASSES, Tested, World, build
-
-BLOCK, HEAD = 32768, 7  # LevelDB's log: of a file, and of what stands before each part
-
-
-def records(path):
-    """All records of a .wandb file."""
-    data, at, whole, found = path.read_bytes(), HEAD, b"", []
-    while at + HEAD <= len(data):
-        if BLOCK - at % BLOCK < HEAD:
-            at += BLOCK - at % BLOCK
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        whole += data[at + HEAD : at + HEAD + length]
-        at += HEAD + length
-        if kind in (1, 4):  # whole, or the last part
-            found.append(wandb_internal_pb2.Record.FromString(whole))
-            whole = b""
-    return found
-
-
-def told(*updates):
-    """What a run's items say, the last word of each."""
-    whole = {}
-    for update in updates:
-        for item in update:
-            *above, name = item.nested_key or [item.key]
-            place = whole
-            for key in above:
-                place = place.setdefault(key, {})
-            place[name] = json.loads(item.value_json)
-    return whole
 
 
 def held(artifact):
@@ -70,7 +41,7 @@ class Learned(Tested):
         self.log("test/fvu", 0.25)
 
     def tables(self):
-        return tables(self.findings)
+        return findings_tables(self.findings)
 
 
 class Pictures(World):
@@ -79,8 +50,10 @@ class Pictures(World):
     def __init__(self, folder, **options):
         super().__init__(**options)
         said = ("world", "hash", "train", 5, 24, 4, CLASSES, 255, "net", "sha", None, "fp32", 1)
-        store = FeatureStore.create(folder / "store", Identity(*said), [])
-        self.origin = SimpleNamespace(opened={"train": SimpleNamespace(store=store)})
+        self.store = FeatureStore.create(folder / "store", Identity(*said), [])
+
+    def stores(self):
+        return {"train": self.store}
 
     def test_dataloader(self):
         return DataLoader([0])
@@ -145,7 +118,7 @@ def test_an_offline_run_has_all_of_it(tmp_path, monkeypatch):
     assert lines[3]["picture"] is None, "the sun is in no test picture"
     files = next((tmp_path / "wandb").glob("offline-run-*/files"))
     assert shown["concepts"]["captions"] == list(CLASSES[:3])
-    rows = concept_rows(module.judged["sae"], module.findings["sae"], data, None, 1)
+    rows = concept_rows(module.evaluated["sae"], module.findings["sae"], data, None, 1)
     names = shown["concepts"]["filenames"]
     for line, name, row in zip(lines[:3], names, rows, strict=True):
         for path in (table[line["picture"]["path"]], files / name):
@@ -157,7 +130,24 @@ def test_an_offline_run_has_all_of_it(tmp_path, monkeypatch):
     assert reference.ref == (tmp_path / "store" / "store.json").as_uri()
     known = json.loads(kept["features-train"].metadata)
     assert known["path"] == str(tmp_path / "store")
-    assert known["identity"] == data.origin.opened["train"].store.metadata["store"]
+    assert known["identity"] == data.store.metadata["store"]
+
+
+def test_what_is_no_number_is_missing_offline_too(tmp_path):
+    logger = WandbRun(save_dir=str(tmp_path), offline=True)
+    logger.log_hyperparams({"edge": float("inf"), "sae": {"scale": [float("nan"), 2]}})
+    logger.log_metrics({"train/loss": float("nan"), "train/scale": float("-inf"), "l0": 2.0}, 1)
+    wandb.finish()
+    wandb.teardown()
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    found = records(file)
+    updates = [each.config.update for each in found] + [each.run.config.update for each in found]
+    config = told(*updates)
+    assert (config["edge"], config["sae"]) == (None, {"scale": [None, 2]})
+    shown = told(*(each.history.item for each in found))
+    assert (shown["train/loss"], shown["train/scale"], shown["l0"]) == (None, None, 2.0)
+    for path in file.parent.rglob("*"):
+        assert path.is_dir() or not set(re.findall(rb"NaN|Infinity", path.read_bytes()))
 
 
 @pytest.mark.parametrize("key", [None, "0123456789abcdef0123456789abcdef01234567"])
@@ -171,6 +161,90 @@ def test_without_a_login_or_a_server_a_run_goes_on_offline(tmp_path, monkeypatch
     assert said.count("wandb is not reached (") == 1
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     assert f"show it later by wandb sync {kept}\n" in said
+
+
+class Several(Learned):
+    """Two dictionaries, measured beside each other."""
+
+    def test_step(self, batch, batch_idx):
+        self.log_dict({"test/scale2/fvu": 0.25, "test/scale2p5_k3/fvu": 0.5, "test/loss": 7.0})
+
+
+def ran_several(folder, **options):
+    """A run of two dictionaries, with what is in its results; the runs that it left."""
+    data = Pictures(folder)
+    module = Several(data, scale2=build(), scale2p5_k3=build(k=3))
+    logger = WandbRun(save_dir=str(folder), **options)
+    logger.log_hyperparams(SEVERAL)
+    kept = KeepResults("train", "sae", ["task=sae", "sae.scale=[2,2.5]", "seed=0"])
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(default_root_dir=folder, logger=logger, callbacks=[kept], **quiet)
+    trainer.test(module, data, verbose=False)
+    kept.write(trainer, module)
+    logger.keep_run(trainer, module)
+    wandb.finish()
+    wandb.teardown()
+    return offline_runs(folder)
+
+
+SEVERAL = {
+    "timestep": 50,
+    "block": 6,
+    "seed": 0,
+    "sae": {"_target_": "diffdict.sae.topk.TopK", "scale": [2, 2.5], "k": [2, 3]},
+    "model": {"sae": {"_target_": "diffdict.sae.topk.TopK", "scale": [2, 2.5], "k": [2, 3]}},
+}
+
+
+@pytest.mark.parametrize("typed", [{}, {"name": "mine", "group": "ours", "job_type": "trial"}])
+def test_each_of_several_dictionaries_is_a_run(tmp_path, monkeypatch, typed):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    labels = RunLabels("t50 b6 ×2,2.5", "train sae", "a/run")
+    whole, *own = ran_several(tmp_path, labels=labels, **typed)
+    group = typed.get("group", "a/run")
+    assert (whole.name, whole.group) == (typed.get("name", labels.name), group)
+    assert whole.job_type == typed.get("job_type", "train sae")
+    assert whole.config["sae"]["scale"] == [2, 2.5]
+    assert [(run.group, run.job_type) for run in own] == [(group, "dictionary")] * 2
+    names = ["t50 b6 ×2 seed=0", "t50 b6 ×2.5 seed=0 k=3"]
+    assert [run.name for run in own] == (["mine scale2", "mine scale2p5_k3"] if typed else names)
+    assert [run.config["sae"]["scale"] for run in own] == [2, 2.5]
+    assert [run.config["model"]["sae"]["k"] for run in own] == [[2, 3], 3]
+    assert all(run.config["git"] == git_state(PACKAGE) for run in own)
+    assert [run.summary["test/fvu"] for run in own] == [0.25, 0.5]
+    assert not any("test/loss" in run.summary for run in own)
+    for run in own:
+        rows = table_rows(run, "classes")
+        assert [row["class"] for row in rows] == list(CLASSES)
+        assert "dictionary" not in rows[0]
+        assert run.summary["concepts"]["captions"] == list(CLASSES[:3])
+        assert set(run.artifacts) == {f"run-{run.id}-classes"}
+
+
+def test_a_run_that_goes_on_lists_no_dictionary_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = ran_several(tmp_path / "run")
+    both = ran_several(tmp_path / "run")
+    other = ran_several(tmp_path / "other")
+    ids = [run.id for run in both if run.job_type == "dictionary"]
+    assert ids[:2] == ids[2:] == [run.id for run in first[1:]]
+    assert len({*ids, *(run.id for run in other)}) == 5
+
+
+def test_dictionaries_go_where_their_run_goes(tmp_path, capsys):
+    """Without a login all of them stay on disk, and that is said once."""
+    runs = ran_several(tmp_path, init_timeout=1)
+    assert len(runs) == 3
+    assert capsys.readouterr().err.count("wandb is not reached (") == 1
+
+
+def test_variables_of_wandb_win_over_labels(monkeypatch):
+    monkeypatch.setenv("WANDB_NAME", "theirs")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "their group")
+    init = WandbRun(labels=RunLabels("ours", "train sae", "our group"))._wandb_init
+    assert (init["name"], init["job_type"], init["group"]) == (None, "train sae", None)
+    init = WandbRun(name="typed", group="b", labels=RunLabels("ours", None, "c"))._wandb_init
+    assert (init["name"], init["job_type"], init["group"]) == ("typed", None, "b")
 
 
 def test_several_dictionaries_have_a_picture_a_class_each(tmp_path):

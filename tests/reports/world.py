@@ -5,15 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffdict.features.gather import NativeMaps
-from diffdict.features.labelled import LabelledPicture, SeenPicture
-from diffdict.metrics.activations import Activations
-from diffdict.metrics.concepts import Concepts
-from diffdict.metrics.findings import Findings
-from diffdict.metrics.native import pre_of
-from diffdict.metrics.ranking import Top, rank, token_labels
-from diffdict.metrics.selection import choose, match, report
+from diffdict.bilinear.maps import NativeMaps
+from diffdict.features.whole_pictures import LabelledPicture, SeenPicture
+from diffdict.metrics.concepts.activations import Activations
+from diffdict.metrics.concepts.assignment import choose, match, report
+from diffdict.metrics.concepts.findings import Findings
+from diffdict.metrics.concepts.overlap import Concepts
+from diffdict.metrics.concepts.pre_activations import pre_of
+from diffdict.metrics.concepts.ranking import TopLabels, rank, token_labels
 from diffdict.reports.concepts.heights import token_maps
+from diffdict.reports.subjects import MeasuredDictionary
 from diffdict.sae.topk import BatchTopK, TopK
 
 WIDTH, GRID, SIDE, PICTURES = 12, 6, 24, 5
@@ -122,7 +123,7 @@ def measure_world(sae, data, levels=(0.0, 0.3, 0.6)):
     counts, purity = {}, None
     for split, items in seen.items():
         metric = Concepts(CLASSES, thresholds, ranked=ranked, ignore_label=255)
-        tops = Top(CLASSES, floors, ranked=ranked)
+        tops = TopLabels(CLASSES, floors, ranked=ranked)
         for pre, mask in items:
             metric.update(pre, mask)
             tops.update(pre, token_labels(mask, (GRID, GRID), CLASSES, 255))
@@ -143,6 +144,7 @@ def measure_world(sae, data, levels=(0.0, 0.3, 0.6)):
         activity=activity.compute(),
         ranking=rank(train, test, purity),
         baselines={"random": report(choose(train, place=2), train, test)},
+        excess=[[0] for _ in CLASSES],
     )
 
 
@@ -153,6 +155,12 @@ class Tested(pl.LightningModule):
 
     def __init__(self, data, **saes):
         super().__init__()
-        self.judged = nn.ModuleDict(saes)
+        self.evaluated = nn.ModuleDict(saes)
         labelled = data.facts["labelled"]
         self.findings = {n: measure_world(sae, data) for n, sae in saes.items() if labelled}
+
+    def dictionaries(self):
+        found = self.findings
+        return {
+            name: MeasuredDictionary(sae, found.get(name)) for name, sae in self.evaluated.items()
+        }

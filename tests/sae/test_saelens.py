@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from diffdict.sae import saelens
 from diffdict.sae.relu import Gated, JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 from diffdict.sae.variants import find_variant
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-saelens" / "bin" / "python"
@@ -29,6 +31,7 @@ MAKE = {
     "batch_topk": lambda *a, **o: BatchTopK(*a, k=4, **o),
     "matryoshka": lambda *a, **o: Matryoshka(*a, k=4, groups=(0.25, 0.25, 0.5), **o),
 }
+MAKE |= {f"{name}-outside": partial(MAKE[name], apply_b_dec_to_input=False) for name in MAKE}
 THEIRS = [f"{a}-{b}" for a in ("standard", "gated", "jumprelu", "topk") for b in (True, False)]
 
 
@@ -46,7 +49,7 @@ def made(name):
                 value.copy_(torch.randn(value.shape, generator=generator) * 0.3)
             elif key == "W_dec" and sae.normalise == "forward":
                 value.mul_(1.7)
-        if name in ("batch_topk", "matryoshka"):
+        if name.startswith(("batch_topk", "matryoshka")):
             sae.threshold.fill_(0.37)
         sae.frequency.copy_(torch.rand(LATENTS, generator=generator))
     return sae.eval()
@@ -72,7 +75,7 @@ def lens(tmp_path_factory):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return path, load_file(path / "said.safetensors")
@@ -85,6 +88,8 @@ def test_saelens_says_the_same_of_raw_tokens(lens, name):
     order = torch.tensor(json.loads((path / "ours" / name / "card.json").read_text())["order"])
     codes = sae.encode(x)
     assert 0 < (codes > 0).float().mean() < 0.6
+    told = json.loads((path / "ours" / name / "cfg.json").read_text())["apply_b_dec_to_input"]
+    assert told is ("outside" not in name)
     close(codes[:, order], said[f"ours/{name}/codes"])
     close(sae.decode(codes), said[f"ours/{name}/decoded"], 50)
     close(sae(x).reconstruction, said[f"ours/{name}/forward"], 50)
@@ -105,7 +110,7 @@ def test_our_own_come_back_as_they_were(lens, name):
         close(back.dictionary, sae.dictionary[order])
     frequency = saelens.load(path / "ours" / name).frequency
     torch.testing.assert_close(frequency, sae.frequency[order])
-    if name != "matryoshka":
+    if not name.startswith("matryoshka"):
         assert frequency.tolist() == sorted(frequency.tolist(), reverse=True)
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffdict.sae.choose import above, largest_of_batch, largest_of_tokens, starts_of
 from diffdict.sae.relu import Gated, JumpRelu, Relu
+from diffdict.sae.selection import above, largest_of_batch, largest_of_tokens, starts_of
 from diffdict.sae.sparse import Codes, Entries, decode_entries, encode_chosen
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 

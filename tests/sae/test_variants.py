@@ -74,6 +74,28 @@ def test_entries_and_matrix_are_one_mathematics(name, x):
 
 
 @every
+def test_an_encoder_may_see_tokens_as_they_are(name, x):
+    """Told by the formula before any step, and by a twin whose biases take off b_dec after some."""
+    plain = MAKERS[name](mean=x.mean(0), token_scale=1 / 3, apply_b_dec_to_input=False)
+    plain.b_dec.data.fill_(0.7)
+    pre = (x - x.mean(0)) / 3 @ plain.W_enc.T + plain.b_enc
+    assert torch.allclose(plain.pre(x), pre, atol=1e-5)
+    assert torch.allclose(plain.eval()(x).reconstruction, plain.decode(plain.encode(x)), atol=1e-4)
+    plain = trained(plain.train(), x)
+    twin = MAKERS[name](mean=x.mean(0), token_scale=1 / 3).eval()
+    twin.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        for key, stretch in (
+            ("b_enc", 1),
+            ("b_mag", torch.exp(getattr(plain, "r_mag", plain.b_enc))),
+        ):
+            if hasattr(twin, key):
+                getattr(twin, key).add_(twin.W_enc @ twin.b_dec * stretch)
+    assert plain.b_dec.abs().min() > 0.1
+    assert torch.allclose(plain.encode(x), twin.encode(x), atol=1e-5)
+
+
+@every
 def test_a_tokens_codes_do_not_depend_on_its_batch(name, x):
     sae = trained(MAKERS[name](mean=x.mean(0), token_scale=1 / 3), x)
     one_by_one = torch.cat([sae.encode(x[i : i + 1]) for i in range(len(x))])
@@ -176,15 +198,19 @@ def test_revived_latents_point_at_the_tokens_given(x):
         assert state["exp_avg"].any()
 
 
-@pytest.mark.parametrize("name", ["gated", "jumprelu"])
-def test_a_revived_latent_is_active_again(name, x):
-    sae = MAKERS[name](mean=x.mean(0), token_scale=1 / 3, dead_after=10)
+@pytest.mark.parametrize("name", ["relu", "gated", "jumprelu"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_revived_latent_is_active_again(name, inside, x):
+    options = {"dead_after": 10, "apply_b_dec_to_input": inside}
+    sae = MAKERS[name](mean=x.mean(0), token_scale=1 / 3, **options)
+    sae.b_dec.data.fill_(-9.0)
     with torch.no_grad():
         for parameter in sae.starts:
             parameter[5] = 50.0 if name == "jumprelu" and parameter is sae.threshold else -50.0
     assert not sae.encode(x)[:, 5].any()
     sae.revive(torch.tensor([5]), sae.standard(x[:1]))
     assert sae.encode(x)[0, 5] > 0
+    assert sae.pre(sae.raw(sae.b_dec[None]))[0, 5].abs() < 1e-4  # nothing at the centre
 
 
 def test_every_prefix_of_a_matryoshka_dictionary_reconstructs(x):
@@ -219,6 +245,17 @@ def test_without_standard_form_the_centre_starts_at_the_mean(x):
 def test_orthogonal_start():
     columns = Relu(D, latents=LATENTS, decoder_init="orthogonal", tied=False).W_dec
     assert torch.allclose(columns.T @ columns, torch.eye(D), atol=1e-5)
+
+
+def test_linear_biases_start_as_torch_starts_them():
+    """From both ends of their ranges, by the width of what each layer takes in."""
+    zero, sae = Relu(400, latents=900), Relu(400, latents=900, centre="linear")
+    for bias, takes in ((sae.b_enc, 400), (sae.b_dec, 900)):
+        assert takes**-0.5 * 0.97 < bias.max() <= takes**-0.5
+        assert -(takes**-0.5) <= bias.min() < takes**-0.5 * -0.97
+        assert bias.std().item() == pytest.approx((3 * takes) ** -0.5, rel=0.1)
+    assert torch.equal(sae.W_enc, zero.W_enc)
+    assert not zero.b_enc.any()
 
 
 def test_scale_counts_latents_per_dimension():

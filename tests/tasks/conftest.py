@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch
 
 from diffdict.features.noise import Noise
-from diffdict.features.shards import Stream
 from diffdict.features.store import FeatureStore, Identity, store_path
+from diffdict.features.store.shards import Stream
 from diffdict.features.tokens import TokenDataModule
 from diffdict.sae.topk import TopK
 from diffdict.tasks.sae import Dictionaries
@@ -47,7 +47,7 @@ def write(root, split, seed, width=WIDTH, pictures=PICTURES):
         ignore_label=None,
         backbone="net",
         backbone_sha256="0",
-        noise=Noise()._asdict(),
+        noise=Noise().facts(),
         compute="fp32",
         pictures_per_shard=pictures,
     )
@@ -56,6 +56,34 @@ def write(root, split, seed, width=WIDTH, pictures=PICTURES):
     for picture in maps:
         writer.add(picture)
     writer.finish()
+
+
+@pytest.fixture
+def logged_steps(monkeypatch):
+    """`logged_steps(task, "train/lr")`: fills with the steps at which the task logs that figure."""
+
+    def watch(task, figure):
+        steps, log = [], task.log
+
+        def noted(name, *args, **options):
+            if name == figure:
+                steps.append(task.global_step)
+            return log(name, *args, **options)
+
+        monkeypatch.setattr(task, "log", noted)
+        return steps
+
+    return watch
+
+
+# every how many of seven steps → the steps that are logged, counted from 0
+LOGGED = {0: [], 1: [0, 1, 2, 3, 4, 5, 6], 3: [2, 5], 7: [6], 8: []}
+
+
+@pytest.fixture(params=LOGGED)
+def logging(request):
+    """`log_every_n_steps`, and which of seven steps it logs."""
+    return request.param, LOGGED[request.param]
 
 
 @pytest.fixture(scope="session")

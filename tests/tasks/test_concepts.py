@@ -6,21 +6,22 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
+from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 from diffdict.features.tokens import TokenDataModule
-from diffdict.metrics.activations import Activations
-from diffdict.metrics.native import pre_of
+from diffdict.metrics.concepts.activations import Activations
+from diffdict.metrics.concepts.pre_activations import pre_of
+from diffdict.metrics.concepts.ranking import token_labels
 from diffdict.sae.relu import JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, TopK
 from diffdict.tasks.concepts import (
     ConceptTest,
-    along,
+    activation_histogram,
     components,
-    seen,
-    thinning,
+    match_density,
+    projection,
 )
 from diffdict.tasks.sae import Dictionaries
 
@@ -29,7 +30,7 @@ NAMES, ABSENT, IGNORED = ["ground", "disc", "bar", "moon"], "moon", 9
 COLOURS = torch.tensor([[-0.8, -0.8, -0.8], [0.9, -0.5, -0.5], [-0.5, 0.9, -0.5], [0.0, 0.0, 0.9]])
 
 
-class Shapes(Dataset):
+class Shapes(Pictures):
     """Coloured shapes that say their class; no moon in the test's pictures, a frame is ignored."""
 
     name, image_size, num_classes, labelled = "shapes", SIDE, 4, True
@@ -77,7 +78,7 @@ class Net(Backbone):
 
 def shapes(dataset=Shapes, **options):
     asked = {"block": 2, "batch_size": 64, "window": 128, "dtype": "fp32", "val_pictures": 1}
-    return TokenDataModule(dataset, Net, source="live", **{**asked, **options})
+    return TokenDataModule(dataset=dataset, backbone=Net, source="live", **{**asked, **options})
 
 
 def planted(variant, data=None, **settings):
@@ -138,6 +139,29 @@ def test_planted_latents_are_found(found):
     assert all(f"test/{key}" in figures for key in keys.split())
 
 
+def test_a_classs_excess_latents_are_stronger_inside_on_training_pictures(found):
+    task, findings, _ = found
+    sae, sums = task.saes["sae"], torch.zeros(4, 12)
+    places, whole = torch.zeros(4), torch.zeros(12)
+    for picture in map(Shapes("train").__getitem__, range(8)):
+        maps = Net().features(picture["image"][None], 50, [2], None)[2]
+        codes = sae.encode(maps[0].flatten(1).T)
+        labels = token_labels(picture["mask"][None], (GRID, GRID), NAMES, IGNORED).flatten()
+        whole += codes.sum(0)
+        for label in range(4):
+            sums[label] += codes[labels == label].sum(0)
+            places[label] += (labels == label).sum()
+    excess = sums / places[:, None] - whole / (8 * GRID * GRID)
+    for label, latents in enumerate(findings.excess):
+        assert latents[0] == label  # the planted one
+        values = excess[label][latents]
+        assert (values > 0).all()
+        assert torch.equal(values, values.sort(descending=True).values)
+        assert len(latents) == min(8, int((excess[label] > 1e-6).sum()))
+    rows = task.tables()["classes"]
+    assert rows[1]["excess"] == " ".join(map(str, findings.excess[1]))
+
+
 def test_counts_are_those_of_dense_codes(found):
     """The chosen latents again, by upsampled features and dense codes."""
     task, findings, _ = found
@@ -196,7 +220,7 @@ def test_it_is_left_out_where_nobody_asks():
 def test_stacked_maps_are_measured_one_by_one():
     both = shapes(block=[2, 3], mix="stack")
     assert measured(planted(Relu, both), both)[0].findings == {}
-    assert "evaluate.py timestep=50 block=2" in both.unlabelled
+    assert "evaluate.py ckpt_path=… timestep=50 block=2" in both.unlabelled
     one = shapes(block=[2], mix="stack")
     assert measured(planted(Relu), one)[1] == measured(planted(Relu))[1]
 
@@ -285,11 +309,11 @@ def test_components_are_the_principal_ones():
 def test_thinned_thresholds_leave_the_same_density():
     generator = torch.Generator().manual_seed(0)
     tokens, rows = torch.randn(4000, 3, generator=generator), torch.eye(3)
-    encode = along(rows, torch.zeros(3))
+    encode = projection(rows, torch.zeros(3))
     sample = lambda: tokens.split(700)  # noqa: E731
-    dense = seen(encode, torch.zeros(3), None, sample)
-    rare = seen(encode, torch.tensor([0.5, 1.0, 9.0]), None, sample)
-    thresholds = dense.quantiles(thinning([0, 0.5], dense, rare))
+    dense = activation_histogram(encode, torch.zeros(3), None, sample)
+    rare = activation_histogram(encode, torch.tensor([0.5, 1.0, 9.0]), None, sample)
+    thresholds = dense.quantiles(match_density([0, 0.5], dense, rare))
     shares = (tokens[:, :, None] > thresholds).double().mean(0)
     torch.testing.assert_close(shares[:, 0], rare.density, atol=5e-3, rtol=0)
     torch.testing.assert_close(shares[:, 1], rare.density / 2, atol=5e-3, rtol=0)

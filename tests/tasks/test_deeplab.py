@@ -8,8 +8,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
+from diffdict.data.base import Pictures
 from diffdict.data.images import ImageDataModule
 from diffdict.errors import UserError
 from diffdict.reports.grid import Grid
@@ -19,7 +19,7 @@ ADAM = partial(torch.optim.Adam, lr=1e-3)
 SMALL = {"depth": 50, "width": 1 / 16}
 
 
-class Halves(Dataset):
+class Halves(Pictures):
     """Pictures split by a line: bright is class 1; the last row is ignored."""
 
     name, class_names, num_classes, palette = "halves", ["dark", "bright"], 2, []
@@ -66,10 +66,9 @@ def train(module, *, dataset=Halves, batch_size=4, callbacks=(), ckpt_path=None,
         enable_checkpointing=keep,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=1,
         callbacks=[*callbacks],
         num_sanity_val_steps=0,
-        **options,
+        **{"log_every_n_steps": 1, **options},
     )
     data = ImageDataModule(dataset, batch_size=batch_size)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
@@ -104,6 +103,14 @@ def test_without_validation_the_last_epoch_is_chosen():
     assert int(module.best_step) == 4
     ours, theirs = module.chosen.state_dict(), module.net.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_only_every_nth_step_is_logged_and_with_0_none(logging, logged_steps):
+    every, expected = logging
+    module = task()
+    steps = logged_steps(module, "train/lr")
+    train(module, max_steps=7, log_every_n_steps=every, limit_val_batches=0)
+    assert steps == expected
 
 
 def test_resumed_is_straight_dropout_and_all(tmp_path):

@@ -14,8 +14,10 @@ from diffdict.data.images import ImageDataModule
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.diffusion.objectives import Objective
 from diffdict.errors import UserError
-from diffdict.reports.samples.grid import SampleGrid
-from diffdict.tasks.diffusion import Diffusion, Window, average_decay, update_average
+from diffdict.reports.samples.sample_grid import SampleGrid
+from diffdict.tasks.diffusion import Diffusion
+from diffdict.training.average import average_decay, update_average
+from diffdict.training.averaged import LossMeans
 
 FLAGS = {
     "image_size": 16,
@@ -197,7 +199,7 @@ def test_timesteps_are_uniform_and_noise_is_normal():
 
 
 def test_the_window_means_each_quarter_and_forgets():
-    window = Window("cpu")
+    window = LossMeans("cpu")
     window.add(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 3]))
     window.add(torch.tensor([9.0]), torch.tensor([3]))
     seen = window.flush(ranks=2)
@@ -216,6 +218,14 @@ def test_what_is_logged(tmp_path):
     assert train | {"val/loss", "val/mse"} <= set(logged)
     assert set(logged) & quarters
     assert all(math.isfinite(value) for value in logged.values())
+
+
+def test_only_every_nth_step_is_logged_and_with_0_none(tmp_path, logging, logged_steps):
+    every, expected = logging
+    task = model()
+    steps = logged_steps(task, "train/grad_norm")
+    fit(tmp_path, 7, task, log_every_n_steps=every)
+    assert steps == expected
 
 
 def test_validation_judges_the_average_always_alike(tmp_path):
@@ -246,6 +256,12 @@ def test_a_class_conditional_network_learns_with_labels(tmp_path):
     used = (task.net.label_emb.weight.detach() != before).any(1)
     assert used[:10].all()
     assert not used[10:].any()
+
+
+def test_a_class_conditional_network_says_that_it_needs_labels(tmp_path):
+    task = model(flags={**FLAGS, "class_cond": True})
+    with pytest.raises(UserError, match=r"takes a label \(1000\), got none"):
+        fit(tmp_path, 1, task, pictures())
 
 
 def test_bfloat16_stays_near_float32(tmp_path):

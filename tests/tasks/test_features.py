@@ -113,3 +113,16 @@ def test_nothing_is_learned(net):
 def test_what_cannot_be_is_refused(net, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         Features(**{"net": net, "timestep": 50, "block": 0, "noise": Noise(), **arguments})
+
+
+def test_noise_of_the_cpu_is_what_stores_have_always_said():
+    assert Noise(seed=7).facts() == {"shared": True, "seed": 7, "draws": 1}
+    assert Noise(device="cuda").facts()["device"] == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU's generator")
+def test_a_gpus_generator_gives_other_noise():
+    generator = torch.Generator("cuda").manual_seed(0)
+    theirs = torch.randn(SHAPE, generator=generator, device="cuda").cpu()
+    assert torch.equal(Noise(device="cuda").for_pictures([0], SHAPE)[0, 0], theirs)
+    assert not torch.equal(Noise().for_pictures([0], SHAPE)[0, 0], theirs)

@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pixels import Pixels
+from diffdict.bilinear.maps import NativeMaps
 from diffdict.data.npz import NpzDataset
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim
 from diffdict.errors import UserError
-from diffdict.features.gather import NativeMaps
-from diffdict.features.labelled import hold
 from diffdict.features.noise import Noise
 from diffdict.features.sources import LiveSource
+from diffdict.features.whole_pictures import hold
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.reports.samples.labels import LabelReport
 from diffdict.tasks.labeller import Labeller

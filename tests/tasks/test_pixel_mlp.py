@@ -10,15 +10,15 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
 from diffdict.checkpoints import check_resumable
+from diffdict.classifiers.pixel_ensemble import Ensemble
+from diffdict.data import base
 from diffdict.errors import UserError
 from diffdict.features.pixels import PixelDataModule
-from diffdict.features.shuffle import permutation
 from diffdict.metrics.segmentation import Segmentation
-from diffdict.tasks.ensemble import Ensemble
+from diffdict.seeds import permutation
 from diffdict.tasks.pixel_mlp import PixelMLP
 
 SIDE, MEMBERS, CLASSES, IGNORED = 10, 4, 4, 3
@@ -26,7 +26,7 @@ SHORT = {"patience": 3, "patience_from": 1, "members": MEMBERS}
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
-class Pictures(Dataset):
+class Pictures(base.Pictures):
     """Soft spots of three classes, under noise; a few pixels are of no class."""
 
     name, image_size, num_classes, labelled = "spots", SIDE, CLASSES, True
@@ -61,10 +61,10 @@ class Net(Backbone):
         return {block: maps[block] for block in self.chosen(blocks)}
 
 
-def spots(**options):
+def spots(made=PixelDataModule, **options):
     asked = {"timestep": None, "block": [1, 2], "source": "live", "dtype": "fp32"}
     asked |= {"members": MEMBERS, "batch_size": 16, "smallest_annotation": 0, "alike": True}
-    return PixelDataModule(Pictures, Net, **{**asked, **options})
+    return made(dataset=Pictures, backbone=Net, **{**asked, **options})
 
 
 def task(lr=3e-2, optimizer=torch.optim.Adam, **options):
@@ -95,22 +95,30 @@ def member(one, i):
     return one.net.member(one.number.tolist().index(i))
 
 
-def alone(i, weight=None, lr=3e-2, epochs=40, patience=3, patience_from=1):
+class ExactSpots(PixelDataModule):
+    """Their features in double precision: rounding hides no mistake."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch._replace(features=batch.features.double())
+
+
+def alone(i, weight=None, epochs=40, patience=3, patience_from=1, dtype=torch.float32):
     """Member i as the published trainer makes it, with its own start and order; and its steps."""
     data = spots()
     data.setup("fit")
     loader = data.train_dataloader()
     net = nn.Sequential(nn.Linear(6, 128), nn.ReLU(), nn.BatchNorm1d(128))
     net.extend([nn.Linear(128, 32), nn.ReLU(), nn.BatchNorm1d(32), nn.Linear(32, CLASSES)])
-    start = Ensemble(MEMBERS, 6, CLASSES).member(i)
+    start = Ensemble(i + 1, 6, CLASSES).member(i)
     net.load_state_dict({key.removeprefix("layers."): x for key, x in start.items()})
-    optimizer, best, waited, steps = torch.optim.Adam(net.parameters(), lr=lr), 1e9, 0, 0
+    optimizer = torch.optim.Adam(net.to(dtype).parameters(), lr=3e-2)
+    best, waited, steps = 1e9, 0, 0
     for epoch in range(epochs):
         order = permutation(len(loader.kept), 0, epoch, i)
         for chosen in order.split(16)[: len(loader)]:
             x, y = loader.read(loader.kept[chosen])
             optimizer.zero_grad()
-            loss = F.cross_entropy(net(x), y, weight)
+            loss = F.cross_entropy(net(x.to(dtype)).float(), y, weight)
             loss.backward()
             optimizer.step()
             steps += 1
@@ -134,23 +142,22 @@ def learned(tmp_path_factory):
     return SimpleNamespace(folder=folder, one=one, trainer=trainer)
 
 
-def test_ten_at_once_are_ten_in_a_row(learned):
-    """Weights, running statistics and steps of each, though they stop at different times."""
-    one = learned.one
+def test_ten_at_once_are_ten_in_a_row(tmp_path):
+    """Weights, running statistics and steps of each, through all their stops."""
+    one = task(members=6, patience=6).double()
+    trainer = fit(tmp_path, one, spots(ExactSpots, members=6))
     assert one.running == 0
-    stopped = set()
-    for i in range(MEMBERS):
-        net, steps = alone(i)
+    members = [alone(i, patience=6, dtype=torch.float64) for i in range(6)]
+    for i, (net, steps) in enumerate(members):
         ours = member(one, i)
         for key, x in net.state_dict().items():
-            torch.testing.assert_close(ours[f"layers.{key}"], x, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(ours[f"layers.{key}"], x, atol=1e-9, rtol=1e-9)
         assert ours["layers.2.num_batches_tracked"] == steps
-        stopped.add(steps)
-    assert len(stopped) > 1
-    assert learned.trainer.global_step == max(stopped)
-    assert [row["steps"] for row in one.tables()["members"]] == [
-        alone(i)[1] for i in range(MEMBERS)
-    ]
+    stops = [steps for _, steps in members]
+    assert len(set(stops)) > 3
+    assert stops != sorted(stops)  # so that members change places
+    assert trainer.global_step == max(stops)
+    assert [row["steps"] for row in one.tables()["members"]] == stops
 
 
 def test_a_stopped_member_is_touched_no_more(tmp_path):
@@ -186,6 +193,14 @@ def test_class_weights_are_those_of_cross_entropy(tmp_path):
     for key, x in net.state_dict().items():
         torch.testing.assert_close(member(one, 0)[f"layers.{key}"], x, atol=1e-4, rtol=1e-3)
     assert one._weights[:3].mean() == pytest.approx(1)
+
+
+def test_only_every_nth_step_is_logged_and_with_0_none(tmp_path, logging, logged_steps):
+    every, expected = logging
+    one = task()
+    steps = logged_steps(one, "train/lr")
+    fit(tmp_path, one, log_every_n_steps=every, max_steps=7)
+    assert steps == expected
 
 
 def test_half_precision_stays_near(tmp_path):
@@ -274,11 +289,16 @@ def test_members_go_out_and_come_back_as_published_files(learned, tmp_path):
         torch.save(one.classifier(row), tmp_path / f"model_{number}.pth")
     kept = torch.load(tmp_path / "model_0.pth", weights_only=True)["model_state_dict"]
     assert next(iter(kept)) == "module.layers.0.weight"
-    back = task(classifiers=str(tmp_path), members=7)
+    back = task(classifiers=str(tmp_path), members=MEMBERS)
     for i in range(MEMBERS):
         assert all(torch.equal(x, member(one, i)[k]) for k, x in back.net.member(i).items())
     two = task(classifiers=[str(tmp_path / f"model_{i}.pth") for i in (3, 1)])
     assert torch.equal(two.net.member(0)["layers.6.bias"], member(one, 3)["layers.6.bias"])
+    first = task(classifiers=str(tmp_path), members=2)  # as many as asked for, by number
+    assert first.net.members == 2
+    assert torch.equal(first.net.member(1)["layers.6.bias"], member(one, 1)["layers.6.bias"])
+    with pytest.raises(UserError, match=f"holds {MEMBERS}, model.members=99 asks for more"):
+        task(classifiers=str(tmp_path), members=99)
     trainer = fit(tmp_path / "run", back)
     assert trainer.global_step == 0
     again = task(members=MEMBERS)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from diffdict.checkpoints import check_resumable
 from diffdict.errors import UserError
 from diffdict.metrics.sparsity import Sparsity, coherence, density_histogram
-from diffdict.reports.kept.densities import Densities
+from diffdict.results.densities import Densities
 from diffdict.sae.relu import Gated, JumpRelu, Relu
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
-from diffdict.tasks.rates import Rates
+from diffdict.training.schedule import Rates
 
 SHORT = {"dead_after": 128}  # latents die within the few batches of a test
 # all that a step keeps: averages, dead latents that AuxK or resampling takes up, both warm-ups
@@ -255,9 +255,17 @@ def test_what_is_logged(tmp_path, task, fit):
     assert seen.logged[0] == {}, "nothing is measured between the steps that log"
 
 
+def test_only_every_nth_step_is_logged_and_with_0_none(tmp_path, task, fit, logging, logged_steps):
+    every, expected = logging
+    learner = task(Relu, SHORT)
+    figures, norms = (logged_steps(learner, f"train/{name}") for name in ("lr", "grad_norm"))
+    fit(tmp_path, 7, learner, log_every_n_steps=every)
+    assert figures == norms == expected
+
+
 def test_gamma_is_the_off_centre_norm(tmp_path, task, fit, tokens):
     data = tokens(val_pictures=0)
-    x = data.origin.open("train", torch.device("cpu")).maps(range(26))[0].flatten(0, 1).double()
+    x = data.sources.open("train", torch.device("cpu")).maps(range(26))[0].flatten(0, 1).double()
     gamma = float(x.mean(0).norm() / x.var(0, unbiased=False).sum().sqrt())
     one, logger = task(data=data, dims=data.facts["dims"] * 2), pl.loggers.CSVLogger(tmp_path)
     fit(tmp_path, 3, one, data, logger=logger)
@@ -274,7 +282,7 @@ def test_judging_is_that_of_the_dictionary(tmp_path, task, fit, tokens, ema_deca
     """The figures of all held-out tokens at once; of the average where there is one."""
     one, data = task(ema_decay=ema_decay, lr=0.1), tokens()
     seen = fit(tmp_path, 6, one, data, limit_val_batches=1.0, callbacks=[Densities()])
-    sae = one.judged["sae"]
+    sae = one.evaluated["sae"]
     assert (sae is one.saes["sae"]) == (ema_decay is None)
     x = torch.cat(list(data.val_dataloader()))
     codes = sae.encode_sparse(x)

@@ -27,6 +27,15 @@ def test_other_settings_are_refused(tmp_path, task, fit, sae, said):
         check_resumable(tmp_path / "last.ckpt", task(sae={**SHORT, **sae}))
 
 
+def test_settings_that_an_earlier_version_did_not_know_are_their_defaults(tmp_path, task, fit):
+    fit(tmp_path, 1, task())
+    path, key = tmp_path / "last.ckpt", "apply_b_dec_to_input"
+    assert key not in torch.load(path, weights_only=True)["dictionaries"]["sae"]
+    check_resumable(path, task(sae={key: True}))
+    with pytest.raises(UserError, match=rf"sae\.{key}=true, here it is False: .*sae\.{key}=true"):
+        check_resumable(path, task(sae={key: False}))
+
+
 def test_another_variant_is_refused(tmp_path, task, fit):
     fit(tmp_path, 1, task())
     with pytest.raises(UserError, match=r"sae\._target_=diffdict\.sae\.topk\.TopK.*BatchTopK"):

@@ -36,15 +36,24 @@ def network(**flags):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(0, 0.05)
-        if net.label_emb is not None:
+        if net.condition.classes is not None:
             net.label_emb.weight.mul_(100)
     return net
 
 
-def draw(folder, number=7, shard_size=3, batch_size=2, sampler=DDPM, net=None, **options):
+def draw(
+    folder,
+    number=7,
+    shard_size=3,
+    batch_size=2,
+    sampler=DDPM,
+    net=None,
+    objective=None,
+    **options,
+):
     data = SampleIndices(number, shard_size, batch_size)
     net = net or network()
-    task = Samples(net, sampler, Objective(), str(folder), **data.facts, **options)
+    task = Samples(net, sampler, objective or Objective(), str(folder), **data.facts, **options)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
@@ -59,7 +68,7 @@ def draw(folder, number=7, shard_size=3, batch_size=2, sampler=DDPM, net=None, *
 def stored(folder):
     """index → picture, over all shards; an index in two shards is an error."""
     pictures = {}
-    for path in sorted(folder.glob("*.npz")):
+    for path in sorted(folder.glob("samples_*.npz")):
         with np.load(path) as arrays:
             for index, picture in zip(arrays["index"].tolist(), arrays["arr_0"], strict=True):
                 assert index not in pictures

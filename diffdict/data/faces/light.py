@@ -1,7 +1,5 @@
 """How a drawn scene becomes a picture and a mask: colours, classes, and the light on them."""
 
-from typing import NamedTuple
-
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image, ImageFilter
@@ -9,18 +7,15 @@ from PIL import Image, ImageFilter
 from diffdict.data.faces.sketch import FINE, NAMES, PARTS, TALL, Canvas, Dice, Head, grid
 
 Classes = UInt8[np.ndarray, "fine fine"]  # the class of every pixel of the large scene
-Picture = Float32[np.ndarray, "side side 3"]  # red, green, blue in 0..255
+Rgb = Float32[np.ndarray, "side side 3"]  # red, green, blue in 0..255
 Field = Float32[np.ndarray, "side side"]
 
 
-class Drawn(NamedTuple):
-    """One portrait."""
-
-    picture: UInt8[np.ndarray, "side side 3"]
-    mask: Int64[np.ndarray, "side side"]
+Picture = UInt8[np.ndarray, "side side 3"]
+Mask = Int64[np.ndarray, "side side"]
 
 
-def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> Drawn:
+def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> tuple[Picture, Mask]:
     """Regions become colours and classes; then light falls on them."""
     numbers, labels = canvas.numbers(), np.array(canvas.labels, dtype=np.uint8)
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -30,10 +25,10 @@ def develop(dice: Dice, canvas: Canvas, head: Head, size: int) -> Drawn:
     rgb = np.asarray(flat.convert("RGB").reduce(FINE), dtype=np.float32)
     classes = labels[numbers]
     bright = np.rint(np.clip(lit(dice, head, rgb, classes, size), 0, 255))
-    return Drawn(bright.astype(np.uint8), majority(classes, size))
+    return bright.astype(np.uint8), majority_class(classes, size)
 
 
-def majority(classes: Classes, size: int) -> Int64[np.ndarray, "side side"]:
+def majority_class(classes: Classes, size: int) -> Int64[np.ndarray, "side side"]:
     """The class that covers most of each pixel."""
     pixel = np.repeat(np.arange(size, dtype=np.int32) * len(PARTS), FINE)
     where = classes + pixel[None, :] + pixel[:, None] * np.int32(size)
@@ -41,7 +36,7 @@ def majority(classes: Classes, size: int) -> Int64[np.ndarray, "side side"]:
     return votes.reshape(size, size, len(PARTS)).argmax(-1)
 
 
-def lit(dice: Dice, head: Head, rgb: Picture, classes: Classes, size: int) -> Picture:
+def lit(dice: Dice, head: Head, rgb: Rgb, classes: Classes, size: int) -> Rgb:
     """The picture under its light: round heads, soft shadows, rosy cheeks, woven cloth, a tint."""
     x, y = grid(size)
     fx = ((x - head.x) * head.cosine + (y - head.y) * head.sine) / head.scale

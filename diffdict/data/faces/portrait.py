@@ -1,10 +1,15 @@
 """The portraits of toy_faces: a face as a scene of parts, back to front."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int64, UInt8
 
-from diffdict.data.faces.light import Drawn, develop
+from diffdict.data.faces.clothing import draw_body, draw_glasses, draw_hat
+from diffdict.data.faces.hair import STYLES, draw_back_hair, draw_beard, draw_front_hair
+from diffdict.data.faces.light import develop
+from diffdict.data.faces.paint import HAIR, PAINT, SKIN, add_pattern, lightness
 from diffdict.data.faces.sketch import (
     CIRCLE,
     RAMP,
@@ -17,67 +22,57 @@ from diffdict.data.faces.sketch import (
     inside,
     oval,
 )
+from diffdict.data.faces.traits import Traits
+
+DARK_SKIN = 0.5  # the two darkest of SKIN, and dark paint
 
 
-def colours(words: str) -> list[Colour]:
-    """Hexadecimal words as RGB."""
-    return [np.array([*bytes.fromhex(word)], dtype=np.float64) for word in words.split()]
+class Portrait(NamedTuple):
+    """One portrait."""
+
+    picture: UInt8[np.ndarray, "side side 3"]
+    mask: Int64[np.ndarray, "side side"]
+    traits: Float32[np.ndarray, " traits"]  # in the order of TRAITS; NaN: not to be seen
 
 
-SKIN = colours("ffe0c6 f6cdaa e7b486 cb8f61 9d6742 704832")
-HAIR = colours("2d262a 4e3428 7a4c2e b05c30 deb26c 969296")
-PAINT = colours(
-    "3a8a8c ea7460 e8b858 384878 b8c88e b6a2d6 e8a4ac 8ec0e2 a64e40 366450 f6ead2 744064"
-)
-STYLES = [
-    "bald",
-    "short",
-    "parted",
-    "bangs",
-    "bob",
-    "long",
-    "long",
-    "curls",
-    "curls",
-    "bun",
-    "spikes",
-]
-
-
-def draw_face(dice: Dice, size: int) -> Drawn:
-    """One portrait: uint8 picture [size, size, 3] and int64 mask [size, size]."""
-    head, canvas = Head(dice), Canvas(size)
-    skin = dice.paint(SKIN, SKIN, SKIN, SKIN, SKIN, PAINT)
+def draw_face(dice: Dice, size: int) -> Portrait:
+    """One portrait at this size, and what it shows."""
+    head, canvas, traits = Head(dice), Canvas(size), Traits()
+    skin, box = dice.paint_from(SKIN, SKIN, SKIN, SKIN, SKIN, PAINT)
     hair = dice.paint(HAIR, HAIR, HAIR, SKIN, PAINT)
     style = dice.pick(STYLES)
-    draw_background(dice, canvas)
+    describe_head(head, traits)
+    shade = lightness(skin)
+    traits.add(painted_skin=box is PAINT, dark_skin=shade < DARK_SKIN, skin_lightness=shade)
+    draw_background(dice, canvas, traits)
     draw_back_hair(dice, canvas, head, hair, style)
-    draw_body(dice, canvas, head, skin)
+    draw_body(dice, canvas, head, skin, traits)
     draw_skull(dice, canvas, head, skin)
-    draw_beard(dice, canvas, head, hair)
+    draw_beard(dice, canvas, head, hair, traits)
     draw_nose(dice, canvas, head, skin)
-    draw_mouth(dice, canvas, head, skin)
-    draw_eyes(dice, canvas, head, skin, hair)
-    draw_front_hair(dice, canvas, head, hair, style)
-    draw_glasses(dice, canvas, head)
-    draw_hat(dice, canvas, head)
-    draw_hand(dice, canvas, head, skin)
-    return develop(dice, canvas, head, size)
+    draw_mouth(dice, canvas, head, skin, traits)
+    draw_eyes(dice, canvas, head, skin, hair, traits)
+    draw_front_hair(dice, canvas, head, hair, style, traits)
+    draw_glasses(dice, canvas, head, traits)
+    draw_hat(dice, canvas, head, traits)
+    draw_hand(dice, canvas, head, skin, traits)
+    return Portrait(*develop(dice, canvas, head, size), traits.values)
 
 
-def add_pattern(dice: Dice, canvas: Canvas, region: int, part: str, colour: Colour, odds: float):
-    """With these odds the region gets stripes, dots or checks in a second colour."""
-    kind, angle = dice.pick(["stripes", "dots", "checks"]), dice.between(0.0, math.pi)
-    period = dice.between(0.07, 0.16)
-    if dice.chance(odds):
-        other = canvas.region(part, colour)
-        canvas.patterns.append((region, other, kind, (math.cos(angle), math.sin(angle), period)))
+def describe_head(head: Head, traits: Traits) -> None:
+    """Where it is, how it is turned, and from where the light falls on it."""
+    (right, down), tilt = head.light, math.atan2(head.sine, head.cosine)
+    traits.add(yaw=head.yaw, pitch=head.pitch, tilt=tilt, size=head.scale)
+    traits.add(place_x=head.x - 0.5, place_y=head.y - 0.5, light_x=right, light_y=down)
+    traits.add(looks_right=head.yaw > 0, tilts_right=tilt > 0, lit_from_right=right > 0)
 
 
-def draw_background(dice: Dice, canvas: Canvas) -> None:
+def draw_background(dice: Dice, canvas: Canvas, traits: Traits) -> None:
     """A wall of one colour or two, sometimes printed, sometimes with things on it."""
-    wall = canvas.region("background", dice.paint(PAINT, PAINT, SKIN, HAIR))
-    add_pattern(dice, canvas, wall, "background", dice.paint(PAINT, SKIN, HAIR), 0.3)
+    colour = dice.paint(PAINT, PAINT, SKIN, HAIR)
+    wall = canvas.region("background", colour)
+    printed = add_pattern(dice, canvas, wall, "background", dice.paint(PAINT, SKIN, HAIR), 0.3)
+    traits.add(printed_wall=printed, wall_lightness=lightness(colour))
     low = dice.between(0.45, 0.95)
     hill = canvas.region("background", dice.paint(PAINT, SKIN, HAIR))
     if dice.chance(0.4):
@@ -89,55 +84,6 @@ def draw_background(dice: Dice, canvas: Canvas) -> None:
         x, y, r = dice.between(0.0, 1.0), dice.between(0.0, 0.8), dice.between(0.06, 0.2)
         corners = CIRCLE[dice.pick([slice(None), slice(None), slice(5, None, 10)])]
         canvas.fill(corners * (r, r * dice.between(0.8, 1.3)) + (x, y), thing)
-
-
-def draw_back_hair(dice: Dice, canvas: Canvas, head: Head, hair: Colour, style: str) -> None:
-    """What hangs behind the neck or stands above the skull."""
-    back = canvas.region("hair", hair * 0.88)
-    length, wide = dice.between(1.3, 2.1), dice.between(1.2, 1.45)
-    if style in ("bob", "long", "bangs"):
-        low = length if style == "long" else 1.05
-        xs = np.concatenate([RAMP * wide, RAMP[::-1] * wide])
-        ys = np.concatenate([-np.sqrt(1 - RAMP**2) * 1.35, low - 0.5 * RAMP**6])
-        canvas.fill(head.flat(np.stack([xs, ys], 1)), back)
-    if style == "curls":
-        for angle in np.linspace(math.pi * 0.85, math.pi * 2.15, 10):
-            r = dice.between(0.34, 0.46)
-            x, y = 0.98 * math.cos(angle), 1.05 * math.sin(angle)
-            canvas.fill(head.flat(oval(x, y, r, r)), back)
-    if style == "bun":
-        r = dice.between(0.36, 0.5)
-        canvas.fill(head.flat(oval(dice.between(-0.3, 0.3), -1.5, r, r)), back)
-
-
-def draw_body(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
-    """Neck, shoulders and what is worn on them."""
-    unit, x = head.scale, head.x + dice.between(-0.03, 0.03) - head.sine * head.scale * 0.7
-    top = head.y + unit * dice.between(1.33, 1.47)
-    half = dice.between(0.42, 0.56)
-    colour, trim = dice.paint(PAINT, PAINT, SKIN, HAIR), dice.paint(PAINT, SKIN, HAIR)
-    neck, cloth = canvas.region("neck", skin * 0.93), canvas.region("clothes", colour)
-    add_pattern(dice, canvas, cloth, "clothes", trim, 0.45)
-    edge = canvas.region("clothes", trim)
-    sides = np.array([[-half, -1.2], [half, -1.2], [half * 1.15, 0.3], [-half * 1.15, 0.3]])
-    canvas.fill(sides * unit + (x, top), neck)
-    wide, drop = dice.between(1.8, 2.3), dice.between(0.12, 0.32)
-    slope = np.abs(RAMP) ** 1.5 * drop + np.maximum(np.abs(RAMP) - 0.8, 0) * 4
-    shoulders = band(RAMP * wide, slope - 0.08, np.full_like(RAMP, 4.0))
-    canvas.fill(shoulders * unit + (x, top), cloth)
-    collar = dice.pick(["round", "vee", "roll", "shirt"])
-    if collar == "round":
-        canvas.fill(oval(0.0, -0.08, half * 1.35, 0.34) * unit + (x, top), edge)
-        canvas.fill(oval(0.0, -0.12, half * 1.15, 0.26) * unit + (x, top), neck)
-    elif collar == "vee":
-        vee = np.array([[-half * 1.1, -0.2], [half * 1.1, -0.2], [0, dice.between(0.4, 0.8)]])
-        canvas.fill(vee * unit + (x, top), neck)
-    elif collar == "roll":
-        canvas.fill(oval(0.0, -0.1, half * 1.2, 0.3) * unit + (x, top), edge)
-    else:
-        for side in (-1, 1):
-            flap = np.array([[0, 0.1], [half * 1.2, -0.42], [half * 1.75, 0.0], [half * 0.9, 0.48]])
-            canvas.fill(flap * (side, 1) * unit + (x, top), edge)
 
 
 def draw_skull(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
@@ -154,34 +100,6 @@ def draw_skull(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     canvas.fill(head.flat(head.outline()), canvas.region("skin", skin))
 
 
-def draw_beard(dice: Dice, canvas: Canvas, head: Head, hair: Colour) -> None:
-    """A full beard, a goatee or a moustache on about every third face."""
-    beard = canvas.region("beard", hair * dice.between(0.8, 1.05))
-    kind, high, drop = (
-        dice.pick(["full", "full", "goatee", "moustache"]),
-        dice.between(0.2, 0.5),
-        dice.between(1.0, 1.15),
-    )
-    if not dice.chance(0.38):
-        return
-    if kind == "full":
-        outline = head.outline(1.03) * (1, drop)
-        rim = outline[(outline[:, 1] > high)]
-        xs = RAMP * np.abs(rim[:, 0]).max()
-        canvas.fill(
-            head.place(
-                np.concatenate([rim, np.stack([xs, high + 0.42 * (1 - np.abs(RAMP) ** 3)], 1)])
-            ),
-            beard,
-        )
-    if kind == "goatee":
-        canvas.fill(head.place(oval(0.0, 0.98, 0.42, 0.36)), beard)
-    if kind != "goatee" or high > 0.35:
-        curve = 0.5 + 0.12 * RAMP**2
-        thick = 0.15 * np.sqrt(1 - RAMP**2)
-        canvas.fill(head.place(band(RAMP * 0.48, curve - thick, curve + thick * 0.6)), beard)
-
-
 def draw_nose(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     """A drop: narrow between the eyes, round at the tip."""
     rx, ry, y = dice.between(0.15, 0.21), dice.between(0.15, 0.2), dice.between(0.2, 0.28)
@@ -193,7 +111,7 @@ def draw_nose(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     canvas.fill(head.place(drop + bulge), nose)
 
 
-def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
+def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: Colour, traits: Traits) -> None:
     """Lips, closed or open on teeth and tongue."""
     lips = canvas.region(
         "lips",
@@ -209,7 +127,9 @@ def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     wide, smile, y = dice.between(0.34, 0.5), dice.between(0.03, 0.22), dice.between(0.66, 0.74)
     gape, thick = dice.between(0.14, 0.36), dice.between(0.09, 0.13)
     curve, arch = y - smile * (RAMP**2 - 0.5), np.sqrt(1 - RAMP**2)
-    if not dice.chance(0.7):
+    is_open = dice.chance(0.7)
+    traits.add(open_mouth=is_open, gape=gape if is_open else 0.0, smile=smile)
+    if not is_open:
         canvas.fill(
             head.place(band(RAMP * wide, curve - thick * arch, curve + thick * 1.4 * arch)), lips
         )
@@ -231,7 +151,9 @@ def draw_mouth(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
     canvas.fill(head.place(band(inside * 0.96, curve, curve + gape * 0.5 * arch)), teeth)
 
 
-def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: Colour, hair: Colour) -> None:
+def draw_eyes(
+    dice: Dice, canvas: Canvas, head: Head, skin: Colour, hair: Colour, traits: Traits
+) -> None:
     """Two eyes that look the same way, some with heavy lids; now and then a wink."""
     white = canvas.region("eyes", np.array([252.0, 250, 246]))
     lash = canvas.region("eyes", np.array([50.0, 36, 40]))
@@ -245,6 +167,7 @@ def draw_eyes(dice: Dice, canvas: Canvas, head: Head, skin: Colour, hair: Colour
     discs = [(r, look, iris), (r * 0.52, look, pupil), (r * 0.32, look - (0.06, 0.07), spark)]
     droop = dice.between(0.35, 0.6) * dice.chance(0.3)
     wink = dice.pick([-1, 1]) if dice.chance(0.06) else 0
+    traits.add(heavy_lids=droop > 0, wink=wink != 0)
     draw_brows(dice, canvas, head, hair, np.array([[-apart, y], [apart, y]]))
     arc = np.stack([RAMP * rx * 1.06, -ry * np.sqrt(1 - RAMP**2)], 1)
     for side in (-1, 1):
@@ -272,97 +195,7 @@ def draw_brows(dice: Dice, canvas: Canvas, head: Head, hair: Colour, eyes: Point
         canvas.fill(head.place(band(RAMP * 0.27, bend - half, bend + half) + eye), brow)
 
 
-def draw_front_hair(dice: Dice, canvas: Canvas, head: Head, hair: Colour, style: str) -> None:
-    """What falls over the forehead and the temples."""
-    front, lock = canvas.region("hair", hair), canvas.region("hair", hair * 1.14 + 6)
-    line, part, temple = (
-        dice.between(-0.9, -0.66),
-        dice.between(-0.6, 0.6),
-        dice.between(-0.3, 0.15),
-    )
-    if style == "bald":
-        return
-    xs = np.linspace(1.06, -1.06, 31)
-    edge = line + 0.1 * xs**2 + (temple - line) * (xs / 1.06) ** 8
-    if style == "bangs":
-        edge = np.where(
-            np.abs(xs) > 0.88, 0.5, line + 0.34 + 0.05 * np.where(np.arange(31) % 4 < 2, 1, -1)
-        )
-    if style in ("parted", "long", "bob"):
-        edge = np.minimum(line - 0.08 + 0.62 * np.abs(xs - part * 0.7) ** 1.3, 0.55)
-    if style == "spikes":
-        edge = line + 0.14 + 0.11 * np.where(np.arange(31) % 6 < 3, 1.0, -1.0) + 0.3 * xs**4
-    arch = np.sqrt(np.maximum(0, 1 - (xs / 1.08) ** 2))
-    puff = dice.between(1.28, 1.42) + (
-        0.1 * np.where(np.arange(31) % 4 < 2, 1, -1) if style == "spikes" else 0.0
-    )
-    canvas.fill(head.place(band(xs * 1.03, -puff * arch, edge)), front)
-    for shift in (-0.35, 0.2):
-        strand = np.stack([0.3 * RAMP + shift + 0.3 * part, -1.12 + 0.12 * RAMP**2 + 0.1 * RAMP], 1)
-        canvas.stroke(head.place(strand), lock, head.scale * 0.09)
-    if style == "curls":
-        for x in np.linspace(-0.85, 0.85, 6):
-            r = dice.between(0.24, 0.34)
-            canvas.fill(head.place(oval(float(x), line - 0.02 + 0.25 * float(x) ** 2, r, r)), front)
-
-
-def draw_glasses(dice: Dice, canvas: Canvas, head: Head) -> None:
-    """Round or square frames, clear or dark, on about every third face."""
-    frame = canvas.region("glasses", dice.paint(HAIR, PAINT))
-    lens = canvas.region("glasses", np.array([52.0, 50, 64]))
-    shape, r, width = dice.pick([1.0, 0.6]), dice.between(0.34, 0.4), dice.between(0.085, 0.12)
-    dark = dice.chance(0.2)
-    if not dice.chance(0.36):
-        return
-    rim = np.sign(CIRCLE) * np.abs(CIRCLE) ** shape * (r, r * 0.88)
-    rim = np.concatenate([rim, rim[:2]])
-    for side in (-1, 1):
-        eye = rim + np.array([side * 0.44, -0.02])
-        if dark:
-            canvas.fill(head.place(eye), lens)
-        canvas.stroke(head.place(eye), frame, head.scale * width)
-        arm = np.array([[side * (0.42 + r), -0.06], [side * 1.0, -0.1]])
-        canvas.stroke(head.place(arm), frame, head.scale * width)
-    canvas.stroke(
-        head.place(np.array([[-0.12, -0.04], [0, -0.09], [0.12, -0.04]])), frame, head.scale * width
-    )
-
-
-def draw_hat(dice: Dice, canvas: Canvas, head: Head) -> None:
-    """A beanie, a brimmed hat, a cap or a party cone, on about every third face."""
-    colour, trim = dice.paint(PAINT, PAINT, HAIR, SKIN), dice.paint(PAINT, SKIN, HAIR)
-    hat = canvas.region("hat", colour)
-    kind, y, tall = (
-        dice.pick(["beanie", "brim", "cap", "cone"]),
-        dice.between(-0.78, -0.6),
-        dice.between(1.5, 1.75),
-    )
-    if not dice.chance(0.36):
-        return
-    add_pattern(dice, canvas, hat, "hat", trim, 0.4)
-    edge = canvas.region("hat", trim)
-    arch = np.sqrt(1 - RAMP**2)
-    low = y + 0.12 * arch
-    if kind == "cone":
-        cone = np.array(
-            [[-0.6, -0.95], [0, -2.3], [0.6, -0.95], [0.3, -0.85], [0, -0.82], [-0.3, -0.85]]
-        )
-        canvas.fill(head.flat(cone), hat)
-        canvas.fill(head.flat(oval(0.0, -2.3, 0.2, 0.2)), edge)
-        return
-    power = arch**0.6 if kind == "brim" else arch
-    canvas.fill(head.flat(band(RAMP * 1.12, y - (tall + y) * power, low)), hat)
-    if kind == "beanie":
-        canvas.fill(head.flat(oval(0.0, -tall - 0.1, 0.24, 0.24)), edge)
-        canvas.fill(head.flat(band(RAMP * 1.18, low - 0.2 - 0.1 * arch, low + 0.12)), edge)
-    if kind == "brim":
-        canvas.fill(head.flat(band(RAMP * 1.12, low - 0.25, low)), edge)
-        canvas.fill(head.flat(oval(0.0, y + 0.06, 1.7, 0.24)), hat)
-    if kind == "cap":
-        canvas.fill(head.flat(oval(head.yaw * 1.4, y + 0.12, 0.85, 0.24)), edge)
-
-
-def draw_hand(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
+def draw_hand(dice: Dice, canvas: Canvas, head: Head, skin: Colour, traits: Traits) -> None:
     """Some wave."""
     palm = canvas.region("skin", skin * 0.97)
     side, x, y, tilt = (
@@ -371,7 +204,9 @@ def draw_hand(dice: Dice, canvas: Canvas, head: Head, skin: Colour) -> None:
         dice.between(0.7, 1.3),
         dice.between(-0.2, 0.5),
     )
-    if not dice.chance(0.16):
+    waving = dice.chance(0.16)
+    traits.add(waving=waving)
+    if not waving:
         return
     at = np.array([x * side, y])
     canvas.fill(head.flat(oval(*at, 0.3, 0.34)), palm)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image, ImageDraw
 
 Points = Float[np.ndarray, "points 2"]  # x to the right, y down
-Curve = Float[np.ndarray, " points"]
+Coordinates = Float[np.ndarray, " points"]
 Colour = Float[np.ndarray, "3"]  # red, green, blue in 0..255
 FINE = 4  # the scene is drawn this much larger, then reduced
 PARTS = {
@@ -56,8 +56,14 @@ class Dice:
 
     def paint(self, *boxes: Sequence) -> Colour:
         """A colour out of one of the boxes, a little off."""
-        colour = np.array(self.pick(self.pick(boxes)), dtype=np.float64)
-        return colour * self.between(0.88, 1.08) + [self.between(-10.0, 10.0) for _ in range(3)]
+        return self.paint_from(*boxes)[0]
+
+    def paint_from(self, *boxes: Sequence) -> tuple[Colour, Sequence]:
+        """The same, and which box it came from."""
+        box = self.pick(boxes)
+        colour = np.array(self.pick(box), dtype=np.float64)
+        drift = self.between(0.88, 1.08)
+        return colour * drift + [self.between(-10.0, 10.0) for _ in range(3)], box
 
 
 class Canvas:
@@ -116,7 +122,7 @@ def oval(x: float, y: float, rx: float, ry: float) -> Points:
     return CIRCLE * (rx, ry) + (x, y)
 
 
-def band(x: Curve, above: Curve, below: Curve) -> Float[np.ndarray, "both 2"]:
+def band(x: Coordinates, above: Coordinates, below: Coordinates) -> Float[np.ndarray, "both 2"]:
     """The area between two curves over x."""
     return np.concatenate([np.stack([x, above], 1), np.stack([x, below], 1)[::-1]])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffdict import files
 from diffdict.reports.concepts.heights import token_maps
-from diffdict.reports.concepts.page import Picture
+from diffdict.reports.concepts.page import PagePicture
 from diffdict.reports.concepts.strongest import Strongest
 from diffdict.reports.drawing.colours import rainbow
 from diffdict.sae.base import Sae
@@ -66,7 +66,7 @@ class Album:
         stand = "masks stand" if self.masks else "grey stands"
         return {"pictures": f"not here: {stand} for them"}
 
-    def picture(self, place: int) -> Picture:
+    def picture(self, place: int) -> PagePicture:
         """As a page shows what `look` calls by this number."""
         index, number = divmod(place, len(self.facts["maps"])) if self.stacked else (place, 0)
         name = self.data.picture_name("test", index)
@@ -74,7 +74,7 @@ class Album:
         name = f"{name} {self.facts['maps'][number]}" if self.stacked else name
         image, mask = self.data.picture("test", index), self.masks.get(index)
         data = embedded(image, mask, self.palette, self.side)
-        return Picture(name, data, mask)
+        return PagePicture(name, data, mask)
 
 
 def embedded(

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from diffdict.metrics.concepts import fit
-from diffdict.metrics.findings import Findings
-from diffdict.metrics.selection import NONE, best_class
+from diffdict.metrics.concepts.assignment import NONE, best_class
+from diffdict.metrics.concepts.findings import Findings
+from diffdict.metrics.concepts.overlap import fit
 from diffdict.reports.concepts.album import Album
-from diffdict.reports.concepts.page import Class, Concepts, Latent, Top
+from diffdict.reports.concepts.page import Class, Latent, PageContent, TopPicture
 from diffdict.reports.concepts.strongest import Strongest
 from diffdict.sae.base import Sae
-from diffdict.sae.several import ALONE
+from diffdict.sae.grid import ALONE
 
 Fact = str | int | float | None
 OPTIONS = ("k", "sparsity")  # of a dictionary, those worth a word
@@ -27,22 +27,22 @@ def compose(
     strongest: Strongest,
     findings: Findings | None,
     album: Album,
-) -> Concepts:
+) -> PageContent:
     """All of the page; `facts` are shown at its top."""
     bins, shown = used_bins(strongest), shown_pictures(strongest)
     places = {picture: place for place, picture in enumerate(shown)}
-    return Concepts(
+    return PageContent(
         title=f"Concepts of {facts['dataset']}",
         key=key_of(sae),
         facts=facts,
-        classes=class_rows(findings, album.palette),
-        latents=latent_rows(strongest, findings, bins, places),
+        classes=page_classes(findings, album.palette),
+        latents=page_latents(strongest, findings, bins, places),
         pictures=[album.picture(picture) for picture in shown],
         edges=strongest.edges[bins.start : bins.stop + 1].tolist(),
     )
 
 
-def about(
+def page_facts(
     sae: Sae, strongest: Strongest, album: Album, metrics: Mapping[str, Tensor], name: str
 ) -> dict[str, Fact]:
     """What the page says of a dictionary."""
@@ -76,7 +76,7 @@ def key_of(sae: Sae) -> str:
     return digest.hexdigest()[:16]
 
 
-def class_rows(findings: Findings | None, palette: Sequence[Sequence[int]]) -> list[Class]:
+def page_classes(findings: Findings | None, palette: Sequence[Sequence[int]]) -> list[Class]:
     """Each class with the latent that was chosen for it on the training pictures."""
     if findings is None:
         return []
@@ -106,7 +106,7 @@ def _test_iou(findings: Findings, baseline: str) -> list[float | None]:
     return findings.baselines[baseline].test.iou.tolist()
 
 
-def latent_rows(
+def page_latents(
     strongest: Strongest, findings: Findings | None, bins: slice, places: Mapping[int, int]
 ) -> list[Latent]:
     """Every latent's figures and top pictures; `places` says where a picture is on the page."""
@@ -123,7 +123,7 @@ def latent_rows(
             iou_test=after[number],
             histogram=counts[number],
             top=[
-                Top(places[picture], maximum, levels.numpy())
+                TopPicture(places[picture], maximum, levels.numpy())
                 for picture, maximum, levels in strongest.top(number)
             ],
         )

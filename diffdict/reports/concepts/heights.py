@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from diffdict.metrics.cells import find_cells, upsample
-from diffdict.metrics.entries import ranked_pixels
-from diffdict.metrics.native import Given, Native
+from diffdict.bilinear.cells import find_cells, upsample
+from diffdict.metrics.concepts.entries import ranked_pixels
+from diffdict.metrics.concepts.pre_activations import Native, PreActivations
 
 
 def token_maps(
@@ -22,7 +22,7 @@ def token_maps(
 
 @torch.no_grad()
 def heights(
-    pre: Given,
+    pre: PreActivations,
     floors: Float[Tensor, " latents"],
     chosen: Int64[Tensor, " chosen"],
     thresholds: Float[Tensor, " chosen"],

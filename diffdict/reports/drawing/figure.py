@@ -24,7 +24,7 @@ class Scale(NamedTuple):
     note: str
 
 
-class Row(NamedTuple):
+class FigureRow(NamedTuple):
     """One thing, its words, and its pictures."""
 
     name: str
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 def draw_figure(
-    title: str, columns: Sequence[str], rows: Sequence[Row], scale: Scale, side: int = SIDE
+    title: str, columns: Sequence[str], rows: Sequence[FigureRow], scale: Scale, side: int = SIDE
 ) -> Image.Image:
     """`columns`: heads of the cells of every group; `side`: of a cell, at most."""
     groups = max(len(row.groups) for row in rows)
@@ -60,7 +60,7 @@ def draw_figure(
     return sheet
 
 
-def _words(pen: ImageDraw.ImageDraw, row: Row, y: int) -> None:
+def _words(pen: ImageDraw.ImageDraw, row: FigureRow, y: int) -> None:
     pen.rounded_rectangle((APART, y + 8, APART + 14, y + 22), 3, tuple(row.colour), INK)
     pen.text((APART + 22, y + 3), clipped(row.name, LEFT - APART - 28, 18), INK, font(18))
     for place, line in enumerate(row.lines):

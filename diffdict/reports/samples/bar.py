@@ -5,7 +5,6 @@ import time
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from diffdict.diffusion.schedules import respace
 from diffdict.files import console
 
 
@@ -15,8 +14,9 @@ class SampleBar(pl.callbacks.ProgressBar):
     It counts what this rank draws, and what is left is said in days where it is days.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "Sampling", unit: str = "samples") -> None:
         super().__init__()
+        self.title, self.unit = title, unit
         self.bar: Progress | None = None
         self.enabled = True
 
@@ -31,11 +31,10 @@ class SampleBar(pl.callbacks.ProgressBar):
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The bar, as long as all that is missing."""
         super().on_predict_start(trainer, pl_module)
-        respacing = pl_module.sampler.keywords.get("respacing", "")
-        steps = respace(pl_module.net.schedule, respacing).steps
+        steps = pl_module.steps
         samples = sum(len(batch) for batch in trainer.predict_dataloaders.batches)
-        columns = TextColumn("Sampling"), BarColumn(), MofNCompleteColumn()
-        told = TextColumn("samples · {task.fields[left]}")
+        columns = TextColumn(self.title), BarColumn(), MofNCompleteColumn()
+        told = TextColumn(self.unit + " · {task.fields[left]}")
         self.bar = Progress(*columns, told, console=console(), disable=not self.enabled)
         self.task = self.bar.add_task("", total=samples, left="")
         self.began, self.done, self.all = time.monotonic(), 0, samples * steps

@@ -19,14 +19,14 @@ from diffdict.data.npz import NpzDataset
 from diffdict.data.pictures import palette
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
+from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.reports.drawing.overlay import overlay
-from diffdict.reports.drawing.sheet import contact_sheet
-from diffdict.reports.runs.rows import as_csv
+from diffdict.results.tables import as_csv
 
 SHOWN = 8  # of the most and of the least certain samples
 
 
-class Histogram(NamedTuple):
+class LabelCounts(NamedTuple):
     """How often each class is there."""
 
     pixels: Int64[np.ndarray, " classes"]
@@ -74,7 +74,7 @@ class LabelReport(pl.Callback):
         folder = pl_module.folder
         made = NpzDataset("samples", str(folder), "train", image_size=None)
         theirs = None if self.known is None else real(self.known)
-        rows = class_rows(made.class_names, drawn(made), theirs)
+        rows = label_rows(made.class_names, drawn(made), theirs)
         files.write_atomic(folder / "labels.csv", as_csv(rows).encode())
         samples = as_csv(sample_rows(made, pl_module.seed))
         files.write_atomic(folder / "samples.csv", samples.encode())
@@ -86,31 +86,31 @@ class LabelReport(pl.Callback):
 
 def count(
     masks: Iterable[Integer[np.ndarray, "h w"]], classes: int, ignored: int | None
-) -> Histogram:
+) -> LabelCounts:
     """Pixels and pictures of every class."""
     pixels, pictures, seen = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0
     for mask in masks:
         kept = mask[mask != ignored] if ignored is not None else mask
         found = np.bincount(kept.ravel(), minlength=classes)
         pixels, pictures, seen = pixels + found, pictures + (found > 0), seen + 1
-    return Histogram(pixels, pictures, seen)
+    return LabelCounts(pixels, pictures, seen)
 
 
-def drawn(made: NpzDataset) -> Histogram:
+def drawn(made: NpzDataset) -> LabelCounts:
     """Of the samples."""
     masks = (arrays.labels[row] for arrays in made.files for row in range(arrays.images.shape[0]))
     shown = track(masks, "Counting labels", len(made), disable=len(made) < 2000)
     return count(shown, made.num_classes, None)
 
 
-def real(known: Dataset) -> Histogram:
+def real(known: Dataset) -> LabelCounts:
     """Of the training pictures."""
     masks = (known[index]["mask"].numpy() for index in range(len(known)))
     return count(masks, known.num_classes, known.ignore_label)
 
 
-def class_rows(
-    names: list[str], ours: Histogram, theirs: Histogram | None
+def label_rows(
+    names: list[str], ours: LabelCounts, theirs: LabelCounts | None
 ) -> list[dict[str, str | float]]:
     """A row a class: its share of the pixels and of the pictures, drawn and real."""
     rows = []

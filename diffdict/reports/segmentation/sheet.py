@@ -14,9 +14,9 @@ from torch import Tensor
 from diffdict import files
 from diffdict.reports.drawing.canvas import FAINT, PAPER, text_at, write_png
 from diffdict.reports.drawing.colours import as_bytes, colours_of
+from diffdict.reports.drawing.contact_sheet import draw_legend
 from diffdict.reports.drawing.figure import fitted
 from diffdict.reports.drawing.overlay import ladder
-from diffdict.reports.drawing.sheet import draw_legend
 
 SIDE, GAP, LINE = 192, 6, 20  # of a cell, at most; between cells; of a line of text
 GREY = 128
@@ -70,15 +70,17 @@ def draw_sheet(
 
 def save_prediction(
     labels: Int64[Tensor, "height width"],
-    uncertainty: Float[Tensor, "height width"],
+    uncertainty: Float[Tensor, "height width"] | None,
     palette: Sequence[Sequence[int]],
     paths: Mapping[str, Path],
 ) -> None:
-    """Labels as an array and in their colours, and where the members disagree."""
+    """Labels as an array and in their colours, and the uncertainty where there is one."""
     data = io.BytesIO()
     np.save(data, labels.cpu().numpy().astype(np.uint8 if len(palette) <= 256 else np.int32))
-    for path in paths.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for kind, path in paths.items():
+        if kind != "uncertainty" or uncertainty is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomic(paths["labels"], data.getvalue())
     write_png(Image.fromarray(colours_of(labels[None], palette)[0]), paths["masks"])
-    write_png(Image.fromarray(heat(uncertainty)), paths["uncertainty"])
+    if uncertainty is not None:
+        write_png(Image.fromarray(heat(uncertainty)), paths["uncertainty"])

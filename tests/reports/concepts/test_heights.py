@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffdict.metrics.concepts import Concepts
+from diffdict.metrics.concepts.overlap import Concepts
 from diffdict.reports.concepts.heights import heights
 
 LATENTS, GRID, SIZE = 40, (5, 7), (17, 28)

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from diffdict.errors import UserError
-from diffdict.reports.concepts.page import Picture, read_names, write_page
+from diffdict.reports.concepts.page import PagePicture, read_names, write_page
 
 
 def figures(path):
@@ -64,7 +64,7 @@ def test_a_page_keeps_its_limit(tmp_path, sample):
         (lambda given: {"classes": given.classes[:1]}, "no class 1"),
         (lambda given: {"edges": [0, 1]}, "5 bins"),
         (lambda given: {"pictures": given.pictures[:9]}, "not there"),
-        (lambda given: {"pictures": [Picture("x", b"GIF89a")] * 10}, "PNG or JPEG"),
+        (lambda given: {"pictures": [PagePicture("x", b"GIF89a")] * 10}, "PNG or JPEG"),
     ],
 )
 def test_what_would_make_a_page_lie_is_refused(tmp_path, changed, said, sample):

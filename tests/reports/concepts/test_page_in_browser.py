@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from diffdict.reports.concepts.page import read_names, write_page
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.browser
 PIXELS = (  # of a canvas, by way of a copy: reading one often makes the browser complain
@@ -43,11 +44,10 @@ def pick(tab, selector, value):
 
 def wait_for(path):
     """Until a download is whole."""
-    for _ in range(600):
-        if path.exists() and path.stat().st_size:
-            return
+    end = time.monotonic() + PATIENCE
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < end, f"{path} never came"
         time.sleep(0.1)
-    raise AssertionError(f"{path} never came")
 
 
 def test_the_first_view_says_what_the_dictionary_is(tab, page, sample):

@@ -1,14 +1,11 @@
 """The bar of sampling: it moves with every step, and says what is left as a person would."""
 
-from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
 
-from diffdict.diffusion.samplers import ddim
-from diffdict.diffusion.schedules import make_schedule
 from diffdict.reports.samples import bar as sample_bar
 from diffdict.reports.samples.bar import SampleBar, spoken_time
 
@@ -31,9 +28,7 @@ def test_time_is_said_in_the_unit_it_is(seconds, said):
 def test_every_step_counts_and_the_rate_tells_what_is_left(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(sample_bar.time, "monotonic", lambda: now[0])
-    net = SimpleNamespace(schedule=make_schedule())
-    sampler = partial(ddim, respacing="ddim10")
-    module = Mock(spec=pl.LightningModule, sampler=sampler, net=net)
+    module = Mock(spec=pl.LightningModule, steps=10)
     loader = SimpleNamespace(batches=[range(4), range(4, 6)])
     bar = SampleBar()
     trainer = Mock(spec=pl.Trainer, predict_dataloaders=loader)

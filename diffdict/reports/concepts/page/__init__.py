@@ -1,7 +1,22 @@
 """A dictionary's concepts as one HTML page that opens from disk, offline."""
 
-from diffdict.reports.concepts.page.content import Class, Concepts, Latent, Picture, Top
+from diffdict.reports.concepts.page.content import (
+    Class,
+    Latent,
+    PageContent,
+    PagePicture,
+    TopPicture,
+)
 from diffdict.reports.concepts.page.names import read_names
-from diffdict.reports.concepts.page.write import Written, write_page
+from diffdict.reports.concepts.page.render import Written, write_page
 
-__all__ = ["Class", "Concepts", "Latent", "Picture", "Top", "Written", "read_names", "write_page"]
+__all__ = [
+    "Class",
+    "Latent",
+    "PageContent",
+    "PagePicture",
+    "TopPicture",
+    "Written",
+    "read_names",
+    "write_page",
+]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 
-class Picture(NamedTuple):
+class PagePicture(NamedTuple):
     """One picture of the page, embedded once however many latents show it."""
 
     name: str  # said under it
@@ -15,7 +15,7 @@ class Picture(NamedTuple):
     mask: UInt8[np.ndarray, "height width"] | None = None  # places in `classes`; others are ignored
 
 
-class Top(NamedTuple):
+class TopPicture(NamedTuple):
     """One of a latent's top pictures."""
 
     picture: int  # place in `pictures`
@@ -33,7 +33,7 @@ class Latent(NamedTuple):
     iou_train: float | None  # with that class
     iou_test: float | None
     histogram: Int[np.ndarray, " bins"]  # active tokens by activation, between `edges`
-    top: Sequence[Top] = ()  # strongest first
+    top: Sequence[TopPicture] = ()  # strongest first
 
 
 class Class(NamedTuple):
@@ -51,7 +51,7 @@ class Class(NamedTuple):
     absent: bool = False  # from the test pictures: left out of the mean
 
 
-class Concepts(NamedTuple):
+class PageContent(NamedTuple):
     """A dictionary's concepts: all that a page shows."""
 
     title: str
@@ -59,5 +59,5 @@ class Concepts(NamedTuple):
     facts: Mapping[str, str | int | float | None]  # shown at the top in this order
     classes: Sequence[Class]
     latents: Sequence[Latent]
-    pictures: Sequence[Picture]
+    pictures: Sequence[PagePicture]
     edges: Sequence[float]  # of the histograms' bins, one more than these, ascending

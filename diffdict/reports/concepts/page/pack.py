@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from diffdict.reports.concepts.page.content import Concepts, Latent
+from diffdict.reports.concepts.page.content import Latent, PageContent
 
 FEWEST = 3  # top pictures that each latent keeps before the worst latents lose theirs
 KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
@@ -24,7 +24,7 @@ class Packed(NamedTuple):
     bare: int  # latents whose pictures were left out
 
 
-def pack(concepts: Concepts, room: int, named: set[int]) -> Packed:
+def pack(concepts: PageContent, room: int, named: set[int]) -> Packed:
     """As many top pictures as fit: fewer for all, then none for the latents that matter least."""
     latents = concepts.latents
     top = max((len(latent.top) for latent in latents), default=0)

@@ -1,0 +1,46 @@
+"""PDAE's frozen diffusion networks from their files, with flags read off the shapes."""
+
+from diffdict import checkpoints
+from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.backbones.published_flags import USUAL, published_flags
+from diffdict.errors import UserError
+
+
+def open_dpm(
+    image_size: int,
+    checkpoint: str | None,
+    *,
+    num_heads: int | None = None,
+    num_head_channels: int | None = None,
+    use_new_attention_order: bool | None = None,
+    dropout: int | float | None = None,
+    flags: str | None = None,
+    name: str = "dpm",
+) -> GuidedUNet:
+    """A plain U-Net that predicts eps; null is what is usual of them.
+
+    `flags` is the config.yml beside the file; it takes the place of the settings.
+    """
+    if checkpoint is None:
+        raise UserError(
+            f"The flags of {name} are read off its weights, got backbone.checkpoint=null: name its "
+            "file, or take backbone=guided_unet for fresh weights"
+        )
+    weights = checkpoints.load_state_dict(checkpoint)
+    shapes = {key: tuple(value.shape) for key, value in weights.state.items()}
+    kind, found = checkpoints.infer_architecture(shapes, image_size)
+    if kind != checkpoints.GUIDED_UNET or "num_channels" not in found:
+        raise UserError(
+            f"{weights.path} holds {f'a {kind}' if kind else 'a network of unknown kind'}, not one "
+            "of PDAE's diffusion networks: choose the backbone that the file was made for"
+        )
+    typed = {
+        "num_heads": num_heads,
+        "num_head_channels": num_head_channels,
+        "use_new_attention_order": use_new_attention_order,
+        "dropout": dropout,
+    }
+    typed = {key: value for key, value in typed.items() if value is not None}
+    if flags is not None:
+        typed |= published_flags(flags, found, image_size)
+    return GuidedUNet(image_size, **found, **USUAL | typed, name=name, checkpoint=checkpoint)

@@ -1,0 +1,97 @@
+"""Pictures as the latents of an autoencoder that diffusers has saved (Rombach et al. 2022)."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffdict.backbones.base import weights_sha256
+from diffdict.errors import UserError
+
+KIND = "AutoencoderKL"
+
+
+class LatentEncoder:
+    """An autoencoder beside a network: no part of its weights, and never trained."""
+
+    def __init__(self, folder: str, channels: int) -> None:
+        """`folder` is the autoencoder's own or a pipeline's; its latents have so many channels."""
+        self.vae = open_autoencoder(Path(folder)).requires_grad_(False).eval()
+        config = self.vae.config
+        if config.latent_channels != channels:
+            raise UserError(
+                f"vae={folder} has latents of {config.latent_channels} channels, the network takes "
+                f"{channels}: give the autoencoder that it was trained on"
+            )
+        self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
+        self.factor = 2 ** (len(config.block_out_channels) - 1)  # how much smaller latents are
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its weights."""
+        return weights_sha256(self.vae)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels _ _"]:
+        """A float32 draw of each picture's posterior; its noise is a function of the picture."""
+        vae = self.vae.to(images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            posterior = vae.encode(images.float()).latent_dist
+        noise = torch.stack(
+            [posterior_noise(image, posterior.mean.shape[1:]) for image in images.cpu()]
+        )
+        latents = posterior.mean + posterior.std * noise.to(images.device)
+        return (latents - self.shift) * self.scale
+
+    @torch.no_grad()
+    def decoded(
+        self, latents: Float[Tensor, "batch channels _ _"]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """The pictures of these latents, in float32."""
+        vae = self.vae.to(latents.device)
+        with torch.autocast(latents.device.type, enabled=False):
+            return vae.decode(latents.float() / self.scale + self.shift).sample
+
+
+def posterior_noise(image: Float[Tensor, "3 height width"], shape: tuple[int, ...]) -> Tensor:
+    """Normal noise that depends on nothing but the picture's bytes."""
+    data = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    digest = hashlib.sha256(data.cpu().numpy().tobytes()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(shape, generator=generator)
+
+
+def open_autoencoder(folder: Path) -> nn.Module:
+    """The autoencoder in the folder, or in its subfolder vae; safetensors only."""
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise UserError(
+            "backbone.vae needs diffusers, which is not here: pip install 'diffdict[diffusers]'"
+        ) from error
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    if not folder.is_dir():
+        raise UserError(
+            f"vae={folder} is no folder: name one that diffusers saved, such as a copy of "
+            "stabilityai/sd-vae-ft-mse"
+        )
+    try:
+        kind = AutoencoderKL.load_config(folder, local_files_only=True).get("_class_name")
+        if kind != KIND:
+            raise UserError(f"vae={folder} holds {kind}, it must be an {KIND}: choose its folder")
+        return AutoencoderKL.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        )
+    except UserError:
+        raise
+    except Exception as error:  # what diffusers and safetensors say of files has many types
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"vae={folder} holds no whole {KIND} ({said}): save it there again with "
+            "save_pretrained, config.json and safetensors"
+        ) from error

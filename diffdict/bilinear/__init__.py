@@ -1,0 +1,1 @@
+"""Bilinear upsampling without upsampled maps: the formula, pixels on demand, cells of pixels."""

@@ -1,0 +1,1 @@
+"""Networks that tasks train to say what is in a picture or a pixel."""

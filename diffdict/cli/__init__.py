@@ -1,0 +1,1 @@
+"""What runs before torch is imported: a command's words, its folder, and its mistakes."""

@@ -1,0 +1,97 @@
+"""What evaluate.py works on, and its reports on finished runs, which need no torch."""
+
+import sys
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffdict.errors import UserError
+from diffdict.reports.sweeps.collected import Collected, CollectsRuns
+from diffdict.results.folders import find_runs
+from diffdict.results.naming import labels_of_report
+from diffdict.results.published_weights import PUBLISHED
+
+# tasks without a checkpoint: evaluate.py runs them
+MEASURED = (
+    *("probe_sweep", "geometry", "fid"),  # networks
+    "faithfulness",  # samples
+    *("substitution", "causality", "lifetimes", "screening"),  # dictionaries
+)
+
+
+def subject(cfg: DictConfig) -> str:
+    """What evaluate works on: exactly one of ckpt_path, runs and task."""
+    from hydra.core.hydra_config import HydraConfig
+
+    choices = HydraConfig.get().runtime.choices
+    subjects = {"ckpt_path": cfg.ckpt_path, "runs": cfg.runs, "task": choices.get("task")}
+    keys = [key for key, value in subjects.items() if value is not None]
+    if len(keys) != 1:
+        came = " and ".join(f"{key}={subjects[key]}" for key in keys) or "nothing"
+        raise UserError(
+            "evaluate works on exactly one of ckpt_path=outputs/…/last.ckpt, runs=multirun/… "
+            f"(with report=heatmap, table or curve) and task={MEASURED[0]} (or {_published()}, of "
+            f"what others have learned); it got {came}"
+        )
+    if cfg.picture is not None and keys != ["ckpt_path"]:
+        raise UserError(
+            f"picture={cfg.picture} shows what was learned, of one picture: it goes with "
+            f"ckpt_path=outputs/…/last.ckpt, not with {keys[0]}={subjects[keys[0]]}"
+        )
+    if cfg.checkpoints is not None:  # typed, it has become a sweep before the config was composed
+        raise UserError(
+            f"checkpoints={cfg.checkpoints} stands in a config, and is heard where it is typed: "
+            "python evaluate.py task=geometry backbone=… checkpoints=outputs/…"
+        )
+    typed = HydraConfig.get().overrides.task
+    network = next((word for word in typed if word.startswith("backbone=")), None)
+    if network is not None and keys == ["ckpt_path"]:
+        raise UserError(
+            f"{network} would not be heard: what was learned of one network is evaluated through "
+            "it alone, and the checkpoint brings it. Leave it out"
+        )
+    if cfg.names is not None and "dashboard" not in (cfg.report or {}):
+        raise UserError(
+            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE"
+        )
+    task = subjects["task"]
+    if keys == ["task"] and task not in MEASURED and not _has_published(cfg, task):
+        raise UserError(
+            f"task={task} is judged by what it has learned: give ckpt_path=outputs/…/"
+            f"last.ckpt instead, or what others have learned, {_published()}; on features alone "
+            f"evaluate runs {' or '.join(f'task={task}' for task in MEASURED)}"
+        )
+    return keys[0]
+
+
+def _published() -> str:
+    return " or ".join(f"task={task} model.{key}=…" for task, key in PUBLISHED.items())
+
+
+def _has_published(cfg: DictConfig, task: str) -> bool:
+    """Whether the config names published weights for the task."""
+    return task in PUBLISHED and cfg.model.get(PUBLISHED[task]) is not None
+
+
+def report_on(cfg: DictConfig) -> None:
+    """Makes reports on the finished runs that `runs` names; reads no checkpoint or picture."""
+    from hydra.utils import get_object, instantiate
+
+    from diffdict.run.instantiate import make
+
+    nodes = [node for node in (cfg.report or {}).values() if node is not None]
+    collecting = [issubclass(get_object(node._target_), CollectsRuns) for node in nodes]
+    if not nodes or not all(collecting):
+        reports = "report=none" if not nodes else f"report={' and '.join(map(str, cfg.report))}"
+        raise UserError(
+            f"runs={cfg.runs} is shown by report=heatmap, table or curve, not by {reports}: "
+            "a single run is shown by ckpt_path="
+        )
+    runs = find_runs(OmegaConf.to_object(cfg.runs) if OmegaConf.is_config(cfg.runs) else cfg.runs)
+    collected = [instantiate(node, _convert_="all").collect(runs) for node in nodes]
+    names = [one.name for one in collected if isinstance(one, Collected)]
+    labels = {"labels": labels_of_report(names, runs.finished)}
+    loggers = [make(node, labels) for node in (cfg.logger or {}).values() if node is not None]
+    for one in collected:
+        one.log(loggers)
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()

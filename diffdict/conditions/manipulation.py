@@ -1,0 +1,239 @@
+"""`condition=manipulation`: what a picture shares with its neighbours, taken out or exchanged.
+
+The dimensions of its vector that most of its neighbours have (Bordes et al. 2022).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffdict.conditions.base import (
+    ConditionRows,
+    ConditionSource,
+    MakesVectors,
+    check_maker,
+    check_vectors,
+    picture_vectors,
+)
+from diffdict.conditions.pictures import PictureVectors
+from diffdict.conditions.sized_pictures import (
+    ChosenPicture,
+    SizedPictures,
+    check_fit_word,
+    chosen_fit,
+)
+from diffdict.data.base import Pictures
+from diffdict.errors import UserError, at_least
+from diffdict.metrics.retrieval import nearest
+from diffdict.representations.codes import PooledCodes
+
+KINDS = ("own", "common at 0", "common of target")
+SHARES = ("none", "start", "all")  # which noise the kinds have in common
+
+
+class ManipulatedVectors(ConditionSource):
+    """`each` samples of a picture's vector, of it without what is common, and with the target's."""
+
+    def __init__(
+        self,
+        dataset: Callable[..., Pictures] | None = None,
+        split: str = "test",
+        picture: str | int | None = None,
+        neighbours: str | None = None,
+        neighbours_split: str = "train",
+        target: str | int | None = None,
+        k: int = 20,
+        n_common: int = 14,
+        floor: float | int = 0.0,
+        each: int = 8,
+        share: str = "none",
+        fit: str | None = None,
+        side: int | None = None,
+        undirected: float | int = 0.0,
+    ) -> None:
+        """`picture`, `target`: files, or numbers of pictures of the split.
+
+        `neighbours`: a folder that they are sought in; None: `neighbours_split` of the data set.
+        `k`, `n_common`, `floor` are those of `common`. `share`: none, each sample has its own
+        noise, as published; start or all, the kinds have the same. `fit` is how the files of
+        picture and target become squares, as with condition=interpolation.
+        """
+        at_least(1, "condition", each=each)
+        check_common(k, n_common, floor)
+        if share not in SHARES:
+            raise UserError(f"condition.share is {', '.join(SHARES)}, got {share!r}")
+        check_fit_word(fit)
+        pictures = SizedPictures(dataset, split, "condition.picture")
+        self.chosen = [
+            ChosenPicture(key, which, pictures)
+            for key, which in (("picture", picture), ("target", target))
+        ]
+        self.crowd = PictureVectors(dataset, neighbours_split, neighbours, None, 1, side)
+        check_neighbours(k, self.crowd.count)
+        self.k, self.n_common, self.floor = k, n_common, floor
+        self.each, self.share, self.fit, self.side = each, share, fit, side
+        self.undirected = undirected
+        self.check_share()
+        self.number = len(KINDS) * each
+        self._tables: dict[str, list[dict[str, str | int | float]]] = {}
+
+    def rows(
+        self, maker: MakesVectors | None, width: int, number: int, device: torch.device
+    ) -> ConditionRows:
+        """`each` rows of the picture's own vector, then of both that are made of it."""
+        maker = check_maker(maker)
+        fit = chosen_fit(self.fit, maker, "squash")
+        seen = [one.image(maker.image_size or self.side, fit) for one in self.chosen]
+        own, target = picture_vectors(maker, seen, device)
+        names = [one.name for one in self.chosen]
+        made = torch.stack([own, target])
+        check_vectors(made, width, names, f"by {maker.name}", "The network")
+        crowd = self.crowd.vectors(maker, width, device)
+        found = common(crowd, own, self.k, self.n_common, self.floor)
+        self._check_found(found, width, crowd, made)
+        self._tables = self._found_tables(maker, found, own, target)
+        kinds = [own, replaced(own, found.dimensions), replaced(own, found.dimensions, target)]
+        rows, own_places = range(self.number), [row % self.each for row in range(self.number)]
+        return ConditionRows(
+            torch.stack(kinds).repeat_interleave(self.each, 0),
+            [KINDS[row // self.each] for row in rows],
+            source=[0] * self.number,
+            pictures=torch.stack([one.image(self.side, fit) for one in self.chosen]),
+            start=rows if self.share == "none" else own_places,
+            steps=own_places if self.share == "all" else rows,
+            line=[row // self.each for row in rows],
+            target=[1 if row >= 2 * self.each else -1 for row in rows],
+        )
+
+    def facts(self, maker: MakesVectors | None) -> Mapping[str, object]:
+        """The pictures, how the dimensions are chosen, and the network that looks at them."""
+        maker = check_maker(maker)
+        return {
+            "condition": "manipulation",
+            "picture": self.chosen[0].fact,
+            "target": self.chosen[1].fact,
+            "neighbours": self.crowd.fingerprint,
+            "common": [self.k, self.n_common, self.floor],
+            "share": self.share,
+            "each": self.each,
+            "fit": chosen_fit(self.fit, maker, "squash"),
+            "undirected": self.undirected,
+            "vectors_by": maker.name,
+            "vectors_sha256": maker.sha256,
+        }
+
+    def tables(self) -> Mapping[str, Sequence[Mapping[str, str | int | float]]]:
+        """The common dimensions, and the neighbours."""
+        return self._tables
+
+    def _check_found(self, found: "Common", width: int, crowd: Tensor, made: Tensor) -> None:
+        """Something is common and something is not; says which picture is its own neighbour."""
+        there = f"k={self.k}, n_common={self.n_common}, floor={self.floor}"
+        if not len(found.dimensions):
+            raise UserError(
+                f"The neighbours have no dimension in common ({there}), so nothing would change: a "
+                "smaller condition.n_common or condition.floor"
+            )
+        if len(found.dimensions) == width:
+            raise UserError(
+                f"The neighbours have all {width} dimensions in common ({there}), so nothing of "
+                "the picture would stay: a trunk or codes have zeros, a head or other blocks need "
+                "condition.floor=0.5, say, or more"
+            )
+        nearby = crowd[found.neighbours]
+        for one, vector in zip(self.chosen, made, strict=True):
+            if bool((nearby == vector).all(1).any()):
+                warnings.warn(
+                    f"condition.{one.key} ({one.name}) is among the neighbours itself: it is kept, "
+                    "and counts as one of them.",
+                    stacklevel=2,
+                )
+
+    def _found_tables(
+        self, maker: MakesVectors, found: "Common", own: Tensor, target: Tensor
+    ) -> dict[str, list[dict[str, str | int | float]]]:
+        names = self.crowd.names()
+        latents = maker.latents if isinstance(maker, PooledCodes) else None
+        dimensions = [
+            {
+                "dimension": dimension,
+                **({} if latents is None else {"latent": latents[dimension]}),
+                "neighbours": count,
+                "own": float(own[dimension]),
+                "target": float(target[dimension]),
+            }
+            for dimension, count in zip(
+                found.dimensions.tolist(), found.present[found.dimensions].tolist(), strict=True
+            )
+        ]
+        neighbours = [
+            {"place": place, "picture": names[index]}
+            for place, index in enumerate(found.neighbours.tolist(), 1)
+        ]
+        return {"dimensions": dimensions, "neighbours": neighbours}
+
+
+class Common(NamedTuple):
+    """What the neighbours of a picture have in common."""
+
+    neighbours: Int[Tensor, " k"]  # nearest first
+    dimensions: Int[Tensor, " common"]  # present in more than n_common of them
+    present: Int[Tensor, " d"]  # in how many of them each dimension is
+
+
+def common(
+    vectors: Float[Tensor, "n d"],
+    query: Float[Tensor, "..."],
+    k: int = 20,
+    n_common: int = 14,
+    floor: float | int = 0.0,
+) -> Common:
+    """Dimensions present in more than `n_common` of the k neighbours of a raw vector.
+
+    As published the neighbours' vectors have length 1 and the query keeps its own. `floor` is the
+    share of a dimension's largest size among the vectors above which it counts as present.
+    """
+    check_common(k, n_common, floor)
+    check_neighbours(k, len(vectors))
+    query = query.reshape(1, -1)
+    lengths = vectors.norm(dim=1, keepdim=True)
+    unit = vectors / torch.where(lengths > 0, lengths, 1)
+    neighbours = nearest(unit, query.to(unit.dtype), k)[0]
+    present = (vectors[neighbours].abs() > floor * vectors.abs().amax(0)).sum(0)
+    return Common(neighbours, (present > n_common).nonzero()[:, 0], present)
+
+
+def check_common(k: int, n_common: int, floor: float | int) -> None:
+    """More than n_common of k can have something, above a floor that is a share."""
+    if k < 1:
+        raise UserError(f"k is a number of neighbours, 1 or more, got {k}: 20 is published")
+    if not 0 <= n_common < k:
+        raise UserError(
+            f"n_common lies in 0..{k - 1} for k={k} neighbours, got {n_common}: 14 of 20"
+        )
+    if not 0 <= floor < 1:
+        raise UserError(f"floor is a share in [0, 1), got {floor}: 0 is published")
+
+
+def check_neighbours(k: int, pictures: int) -> None:
+    """As many pictures as neighbours that are sought among them."""
+    if pictures < k:
+        raise UserError(
+            f"k={k} neighbours are sought among {pictures} pictures: give more pictures, or "
+            "a smaller k"
+        )
+
+
+def replaced(
+    query: Float[Tensor, " d"],
+    dimensions: Int[Tensor, " common"],
+    target: Float[Tensor, " d"] | None = None,
+) -> Float[Tensor, " d"]:
+    """The vector with these dimensions at zero, or at the target's values."""
+    changed = query.clone()
+    changed[dimensions] = 0 if target is None else target[dimensions]
+    return changed

@@ -1,0 +1,1 @@
+"""Extraction: the pictures of a split in, shards of what a network saw in them out."""

@@ -1,0 +1,1 @@
+"""Which latent is which class: overlap counted exactly, ranked, chosen, and joined in unions."""

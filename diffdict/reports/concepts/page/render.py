@@ -1,0 +1,192 @@
+"""One HTML file out of concepts: nothing in it is fetched, and nothing in the data is markup."""
+
+import base64
+import hashlib
+import html
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import NamedTuple, SupportsFloat, SupportsInt
+
+from diffdict import files
+from diffdict.errors import UserError
+from diffdict.reports.concepts.page.content import Class, PageContent
+from diffdict.reports.concepts.page.pack import Packed, mask_bytes, pack, picture_kind
+
+LIMIT = 30_000_000  # bytes that a browser opens at once, on a phone too
+DIGITS = 8  # a latent's length among the figures, at most
+STYLES = ("page", "views")
+SCRIPTS = ("data", "heat", "names", "list", "classes", "histogram", "latent", "start")
+FIGURES = ("iou_train", "iou_test", "iwm", "precision", "random", "channel")
+
+
+class Written(NamedTuple):
+    """What became of a page."""
+
+    path: Path
+    bytes: int
+    top: int  # pictures that a latent shows at most
+    bare: int  # latents whose pictures were left out to keep the limit
+
+
+def write_page(
+    concepts: PageContent,
+    path: str | Path,
+    names: Mapping[int, str] | None = None,
+    limit: int = LIMIT,
+) -> Written:
+    """The page at `path`; top pictures are left out where it would pass `limit` bytes.
+
+    `names`: those that people gave, by latent's number.
+    """
+    _check(concepts)
+    names, texts = dict(names or {}), _picture_texts(concepts)
+    figures = _figures(concepts, names, texts)
+    nothing = Packed([""] * len(concepts.latents), 0, 0)
+    room = limit - len(_page(figures, texts, nothing)) - DIGITS * len(concepts.latents)
+    packed = pack(concepts, room, set(names))
+    page = _page(figures, texts, packed)
+    if len(page) > limit:
+        size, most = files.human_bytes(len(page)), files.human_bytes(limit)
+        raise UserError(
+            f"The page {path} would take {size} even without top pictures, its limit is {most}: "
+            f"give fewer or smaller pictures, fewer latents or a higher limit"
+        )
+    files.write_atomic(path, page)
+    return Written(Path(path), len(page), packed.top, packed.bare)
+
+
+def _page(figures: dict[str, object], texts: list[tuple[str, str]], packed: Packed) -> bytes:
+    style = "\n".join(_asset(f"{name}.css") for name in STYLES)
+    script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    lengths = [len(text) for text in packed.texts]
+    figures = {**figures, "top": packed.top, "bare": packed.bare, "lengths": lengths}
+    parts = {
+        "policy": f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
+        f"script-src '{_digest(script)}'",
+        "title": html.escape(str(figures["title"])),
+        "style": style,
+        "script": script,
+        "figures": _inert(figures),
+        "pictures": "".join(text for pair in texts for text in pair),
+        "details": "".join(packed.texts),
+    }
+    # one pass: what is put in is never looked at again
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
+    return page.encode()
+
+
+def _figures(
+    concepts: PageContent, names: Mapping[int, str], texts: list[tuple[str, str]]
+) -> dict[str, object]:
+    """All but the bytes, as the page's data.js reads it."""
+    latents, maps = concepts.latents, [top.map for each in concepts.latents for top in each.top]
+    return {
+        "title": concepts.title,
+        "key": concepts.key,
+        "facts": [[name, _spoken(value)] for name, value in concepts.facts.items()],
+        "edges": _short(concepts.edges),
+        "grid": maps[0].shape if maps else (1, 1),
+        "topWanted": max((len(latent.top) for latent in latents), default=0),
+        "classes": [_class(each) for each in concepts.classes],
+        "mean": _mean(concepts.classes),
+        "latents": {
+            "number": [int(latent.number) for latent in latents],
+            "density": _short(latent.density for latent in latents),
+            "mean": _short(latent.mean for latent in latents),
+            "bestClass": [_place(latent.best_class) for latent in latents],
+            "iouTrain": _short(latent.iou_train for latent in latents),
+            "iouTest": _short(latent.iou_test for latent in latents),
+        },
+        "pictures": [
+            [picture.name, picture_kind(picture.data), len(data), len(mask)]
+            for picture, (data, mask) in zip(concepts.pictures, texts, strict=True)
+        ],
+        "names": {str(number): name for number, name in names.items()},
+    }
+
+
+def _class(each: Class) -> dict[str, object]:
+    figures = zip(FIGURES, _short(getattr(each, name) for name in FIGURES), strict=True)
+    colour = [int(part) for part in each.colour]
+    own = {"name": each.name, "colour": colour, "latent": _place(each.latent)}
+    return {**own, **dict(figures), "absent": bool(each.absent)}
+
+
+def _mean(classes: Sequence[Class]) -> dict[str, float | None]:
+    """Over the classes that the test pictures show."""
+    mean = {}
+    for name in FIGURES:
+        values = _short(getattr(each, name) for each in classes if not each.absent)
+        known = [value for value in values if value is not None]
+        mean[name] = sum(known) / len(known) if known else None
+    return mean
+
+
+def _picture_texts(concepts: PageContent) -> list[tuple[str, str]]:
+    """Every picture and its mask as base64, an absent mask as nothing."""
+    return [
+        (_text(picture.data), "" if picture.mask is None else _text(mask_bytes(picture.mask)))
+        for picture in concepts.pictures
+    ]
+
+
+def _check(concepts: PageContent) -> None:
+    """What would make the page lie is the caller's fault and no user's."""
+    numbers = {latent.number for latent in concepts.latents}
+    if len(numbers) != len(concepts.latents):
+        raise ValueError("two latents have the same number")
+    shapes = {top.map.shape for latent in concepts.latents for top in latent.top}
+    if len(shapes) > 1:
+        raise ValueError(f"all maps of a page have one shape, got {sorted(shapes)}")
+    for each in concepts.classes:
+        if each.latent is not None and each.latent not in numbers:
+            raise ValueError(f"class {each.name!r}: no latent {each.latent}")
+    for latent in concepts.latents:
+        if latent.best_class is not None and not 0 <= latent.best_class < len(concepts.classes):
+            raise ValueError(f"latent {latent.number}: no class {latent.best_class}")
+        if len(latent.histogram) != len(concepts.edges) - 1:
+            raise ValueError(f"latent {latent.number}: {len(latent.histogram)} bins in histogram")
+        if not all(0 <= top.picture < len(concepts.pictures) for top in latent.top):
+            raise ValueError(f"latent {latent.number}: a picture that is not there")
+
+
+def _asset(name: str) -> str:
+    return (resources("diffdict.reports.concepts.page") / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """How a page's policy names the one script or style that it allows."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _inert(data: dict[str, object]) -> str:
+    """JSON in which no character can end or open an element."""
+    text = files.json_text(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _short(values: Iterable[SupportsFloat | None]) -> list[float | None]:
+    """Five digits are more than a page shows; what is no number is nothing."""
+    return [
+        None if value is None or not math.isfinite(value) else float(f"{float(value):.5g}")
+        for value in values
+    ]
+
+
+def _place(value: SupportsInt | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _spoken(value: str | int | float | None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "–" if value is None else str(value)

@@ -1,1 +1,0 @@
-"""What a training leaves for others to load."""

@@ -1,1 +1,0 @@
-"""What runs have found, and runs side by side."""

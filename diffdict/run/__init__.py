@@ -1,0 +1,1 @@
+"""A composed config becomes a run: validated, rewritten, built, looked through, closed."""

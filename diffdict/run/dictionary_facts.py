@@ -1,0 +1,99 @@
+"""Gives a run that studies a dictionary what that was learned on, and says what this changes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from diffdict.errors import UserError
+from diffdict.run.rewrite import short
+from diffdict.sae.card import check_card, read_dictionary
+
+SPLITS = ("train", "val", "test")  # what pictures= may say beside a path
+FILES = "diffdict.features.one_picture.PictureFiles"
+ROOM = "diffdict.backbones."  # a card builds nothing else, unless it was typed
+
+
+def with_dictionary(cfg: DictConfig) -> DictConfig:
+    """The dictionary's backbone and noise win; its timestep and block where none was typed."""
+    if "dictionary" not in cfg:
+        return cfg
+    choice = HydraConfig.get().runtime.choices.get("task")
+    if cfg.dictionary is None:
+        raise UserError(
+            f"task={choice} studies a dictionary: dictionary=outputs/…, a run of task=sae, its "
+            "last.ckpt or its dictionary/"
+        )
+    if not isinstance(cfg.dictionary, str):
+        raise UserError(
+            f"dictionary={cfg.dictionary} names one: of several, a job each with -m dictionary=a,b"
+        )
+    if not Path(cfg.dictionary).exists():
+        raise UserError(
+            f"dictionary={cfg.dictionary} is no file or folder here: name a run of task=sae, its "
+            "last.ckpt or its dictionary/"
+        )
+    _, card = read_dictionary(cfg.dictionary, cfg.get("name"))
+    check_card(card)
+    _check_target(card["backbone"], cfg)
+    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    noise = {"device": "cpu", **card["noise"]} if card.get("noise") else None
+    facts = {"backbone": card["backbone"], "noise": noise}
+    facts |= {key: card[key] for key in ("timestep", "block") if key not in typed}
+    facts = {key: fact for key, fact in facts.items() if fact is not None}
+    changed = {
+        key: (plain, fact)
+        for key, fact in facts.items()
+        if (plain := _plain(cfg.get(key))) != fact and plain is not None
+    }
+    for key, fact in facts.items():
+        cfg[key] = fact
+    if changed:
+        words = [
+            f"{key} {short(new)} instead of {short(old)}" for key, (old, new) in changed.items()
+        ]
+        sentence = f"The dictionary's facts win: {'; '.join(words)}"
+        Console(soft_wrap=True).print(sentence, markup=False, highlight=False)
+    return cfg if cfg.get("pictures") is None else with_pictures(cfg)
+
+
+def with_pictures(cfg: DictConfig) -> DictConfig:
+    """Steers pictures that there are instead of samples: of a split, of a file or of a folder."""
+    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    if "data.number" in typed or "seed" in typed:
+        raise UserError(
+            f"pictures={cfg.pictures} are steered, or samples from noise (data.number=, seed=): "
+            "leave one of them out"
+        )
+    side = cfg.backbone.image_size
+    files = {"_target_": FILES, "_partial_": True, "path": cfg.pictures, "image_size": side}
+    dataset = _plain(cfg.dataset) if cfg.pictures in SPLITS else files
+    with open_dict(cfg):
+        cfg.data = {
+            "_target_": "diffdict.tasks.invert.PicturesToInvert",
+            "dataset": dataset,
+            "split": cfg.pictures if cfg.pictures in SPLITS else "test",
+            "shard_size": cfg.data.shard_size,
+            "batch_size": min(16, cfg.data.batch_size),
+        }
+        cfg.model._target_ = "diffdict.tasks.steering.SteeredPictures"
+        cfg.model.level = cfg.level
+    return cfg
+
+
+def _check_target(backbone: object, cfg: DictConfig) -> None:
+    """Refuses to build anything but a backbone of ours, or the one that was typed."""
+    target = backbone.get("_target_") if isinstance(backbone, Mapping) else None
+    typed = OmegaConf.select(cfg, "backbone._target_")
+    if isinstance(target, str) and (target.startswith(ROOM) or target == typed):
+        return
+    raise UserError(
+        f"The card's backbone is refused: its _target_ must lie in {ROOM}*, got {target!r}. Where "
+        "you trust it, say backbone._target_= yourself"
+    )
+
+
+def _plain(value: object) -> object:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

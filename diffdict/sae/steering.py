@@ -1,0 +1,230 @@
+"""Changes the codes of some latents in a network's map while it draws: an edit of one block.
+
+The map becomes x + Δcode · W_dec in raw units. What the dictionary does not explain stays as it
+is: a reconstruction never enters the map, and where no code changes no bit does.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, no_type_check
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from diffdict.errors import UserError
+from diffdict.sae.base import Sae
+
+HOW = ("scale", "clamp", "add")
+ROUNDING = 1e-4  # by which a product over some latents may differ from that over all
+TILE = 2**24  # pre-activations at once: tokens × latents never exists whole
+
+
+class CodeChanges(NamedTuple):
+    """Where codes change, and by how much: some tokens, and all latents that are steered."""
+
+    tokens: Int64[Tensor, " changed"]
+    codes: Float[Tensor, "changed chosen"]
+
+
+class Steering:
+    """An edit for `Denoiser.forward`: called with (map, timesteps), returns the map to go on with.
+
+    `scale`: codes × amount (0 ablates, 1 changes nothing). `clamp`: codes become amount × unit.
+    `add`: amount × unit of each row, at every token; needs no codes.
+    """
+
+    def __init__(
+        self,
+        sae: Sae,
+        latents: Sequence,
+        how: str = "scale",
+        amount: float | int = -2.0,
+        *,
+        unit: Tensor | Sequence | float | None = None,
+        where: Tensor | None = None,
+        window: Sequence | None = None,
+        parts: Mapping[int, slice] | None = None,
+    ) -> None:
+        """`unit`: the mean of each latent's code where it is active; None: 1.
+
+        `where`: a mask of the map's or the picture's size, or one a picture; None: everywhere.
+        `window`: [from, to) in the network's timesteps; None: all.
+        `parts`: of a dictionary of concatenated maps, which part of a row is this block's at which
+        timestep; the nearest one is taken. Such a dictionary serves `add` alone.
+        """
+        if how not in HOW:
+            raise UserError(f"how is {', '.join(HOW[:2])} or {HOW[2]}, got {how!r}: how=scale")
+        if not math.isfinite(amount):
+            raise UserError(f"amount is a finite number, got {amount}: amount=-2")
+        if parts is not None and how != "add":
+            raise UserError(
+                f"how={how} needs codes, and a dictionary of concatenated maps cannot encode a "
+                "single pass: how=add, or a dictionary of data.mix=stack"
+            )
+        self.sae, self.how, self.amount, self.parts = sae, how, float(amount), parts
+        self.latents = check_latents(latents, sae.latents)
+        self.index = torch.tensor(self.latents, dtype=torch.int64, device=sae.W_dec.device)
+        self.frequent = _frequent(sae)
+        self.unit = _units(unit, self.index, sae.W_dec.dtype)
+        self.where = None if where is None else check_mask(where)
+        self.window = None if window is None else check_window(window)
+
+    @no_type_check
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """The map after the edit, in its dtype and layout; the very map where nothing changes."""
+        inside = self._inside(t, len(x))
+        if not self.latents or (self.how == "scale" and self.amount == 1) or not inside.any():
+            return x
+        if self.parts is None and x.shape[1] != self.sae.d_in:
+            raise UserError(
+                f"The dictionary takes tokens of width {self.sae.d_in}, the block to be steered "
+                f"has {x.shape[1]} channels: choose the block that it was learned on"
+            )
+        weights = self._weights(x, inside)
+        tokens = x.permute(0, 2, 3, 1).flatten(0, 2).clone()
+        places = weights.nonzero()[:, 0]
+        with torch.autocast(x.device.type, enabled=False):
+            for some in places.split(max(1, TILE // self.sae.latents)):
+                at, change = self._change(tokens, some, t, x.shape[2] * x.shape[3])
+                change = change * weights[at, None]
+                moved = tokens[at].to(change.dtype) + change
+                still = (change == 0).all(1, keepdim=True)
+                tokens[at] = torch.where(still, tokens[at], moved.to(tokens.dtype))
+        edited = tokens.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2)
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return edited.contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+
+    def _change(self, tokens: Tensor, some: Tensor, t: Tensor, each: int) -> tuple[Tensor, Tensor]:
+        """Which of these tokens change, and what is added to each, in raw units."""
+        if self.how == "add":
+            return some, self._rows(t, each, some)
+        at, codes = self.code_changes(tokens[some])
+        rows = self.sae.dictionary[self.index]
+        return some[at], codes.to(rows.dtype) @ rows / self.sae.token_scale
+
+    def code_changes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
+        """By how much the codes of raw tokens change; a token that is not named does not."""
+        if self.how == "scale":
+            at, codes = self.active_codes(tokens)
+            return CodeChanges(at, codes * (self.amount - 1))
+        at, codes = self.active_codes(tokens)
+        change = (self.amount * self.unit).expand(len(tokens), -1).clone()
+        change[at] -= codes
+        return CodeChanges(torch.arange(len(tokens), device=tokens.device), change)
+
+    def active_codes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
+        """The steered latents' codes at inference, of the tokens at which any is active.
+
+        Where latents compete, tokens are looked at whole only where the k-th largest of the most
+        frequent latents, and so of all, does not exceed them.
+        """
+        sae, index = self.sae, self.index
+        pre = sae.pre(tokens, index).to(sae.W_dec.dtype)
+        if sae.ranked is None:
+            codes = sae.activate(pre, index)
+            at = codes.ne(0).any(1).nonzero()[:, 0]
+            return CodeChanges(at, codes[at])
+        able = pre.amax(1) > 0
+        if len(self.frequent):
+            frequent = sae.pre(tokens, self.frequent).to(sae.W_dec.dtype)
+            bound = frequent.topk(sae.ranked, sorted=False).values.amin(1).clamp(min=0)
+            able &= pre.amax(1) >= bound * (1 - ROUNDING)
+        at = able.nonzero()[:, 0]
+        codes = sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index]
+        return CodeChanges(at, codes)
+
+    def _rows(self, t: Tensor, each: int, some: Tensor) -> Tensor:
+        """What `add` adds to each of these tokens: rows, or their parts of the nearest timestep."""
+        step = self.amount * (self.unit @ self.sae.dictionary[self.index]) / self.sae.token_scale
+        if self.parts is None:
+            return step.expand(len(some), -1)
+        known = torch.tensor(list(self.parts), dtype=torch.float64, device=t.device)
+        nearest = (t.double()[:, None] - known).abs().argmin(1)
+        stacked = torch.stack([step[part] for part in self.parts.values()])
+        return stacked[nearest[some // each]]
+
+    def _inside(self, t: Tensor, pictures: int) -> Bool[Tensor, " pictures"]:
+        """The pictures whose timestep lies in the window."""
+        if self.window is None:
+            return torch.ones(pictures, dtype=torch.bool, device=t.device)
+        return ((t >= self.window[0]) & (t < self.window[1])).expand(pictures)
+
+    def _weights(self, x: Tensor, inside: Tensor) -> Float[Tensor, " tokens"]:
+        """How much of the edit each token gets: its share of the mask, 0 out of the window."""
+        size = (len(x), *x.shape[2:])
+        if self.where is None:
+            weights = torch.ones(size, device=x.device)
+        else:
+            weights = mask_shares(self.where.to(x.device), size)
+        return (weights * inside.to(x.device)[:, None, None]).flatten()
+
+
+def check_latents(latents: Sequence, number: int) -> list[int]:
+    """The numbers, where each is a latent and none stands twice."""
+    for latent in latents:
+        if isinstance(latent, bool) or not isinstance(latent, int):
+            raise UserError(f"A latent is a whole number, got {latent!r}: latents=[3,14]")
+        if not 0 <= latent < number:
+            raise UserError(f"The dictionary has the latents 0 to {number - 1}, got {latent}")
+    if twice := [latent for latent in latents if list(latents).count(latent) > 1]:
+        raise UserError(f"latents name {twice[0]} twice: each once, latents=[3,14]")
+    return list(latents)
+
+
+def check_window(window: Sequence) -> tuple[float | int, float | int]:
+    """[from, to) that holds something."""
+    numbers = len(window) == 2 and all(isinstance(end, int | float) for end in window)
+    if not numbers or not window[0] < window[1]:
+        raise UserError(
+            f"A window is [from, to) in timesteps, and rises, got {list(window)}: window=[200,500]"
+        )
+    return tuple(window)
+
+
+def check_mask(where: Tensor) -> Float[Tensor, "pictures height width"]:
+    """One mask, or one a picture, of shares from 0 to 1 that are not all 0."""
+    mask = where.float()
+    if mask.ndim not in (2, 3) or not mask.numel():
+        raise UserError(
+            f"where is a mask [height, width], or one a picture, got {list(where.shape)}"
+        )
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise UserError("where holds 0 and 1, or shares between them: what came holds other values")
+    if not bool(mask.any()):
+        raise UserError("where is empty: nothing would be steered; leave it out for everywhere")
+    return mask if mask.ndim == 3 else mask[None]
+
+
+def mask_shares(mask: Tensor, size: tuple[int, int, int]) -> Float[Tensor, "pictures height width"]:
+    """The mask at a map's size: of every token's cell the share that lies inside."""
+    pictures, height, width = size
+    times = mask.shape[1] // height
+    if mask.shape[1:] != (height * times, width * times) or len(mask) not in (1, pictures):
+        raise UserError(
+            f"where is of the map's size ({height}×{width}) or the picture's, one or one a picture "
+            f"({pictures}), got {' × '.join(map(str, mask.shape))}: resize it"
+        )
+    shares = torch.nn.functional.avg_pool2d(mask[:, None], times)[:, 0]
+    return shares.expand(pictures, -1, -1)
+
+
+def _frequent(sae: Sae) -> Int64[Tensor, " some"]:
+    """Some of the most frequent latents, where a bound by them is cheaper than all."""
+    number = 0 if sae.ranked is None else max(4 * sae.ranked, sae.latents // 8)
+    return sae.frequency.topk(number if number < sae.latents else 0).indices
+
+
+def _units(unit: object, index: Tensor, dtype: torch.dtype) -> Float[Tensor, " chosen"]:
+    """One number a latent."""
+    units = torch.as_tensor(1.0 if unit is None else unit, dtype=dtype, device=index.device)
+    if units.ndim > 1 or (units.ndim == 1 and len(units) != len(index)):
+        raise UserError(
+            f"unit is a number, or one a latent ({len(index)}), got {list(units.shape)}"
+        )
+    if not bool(units.isfinite().all()):
+        raise UserError("unit is a latent's mean activation, what came is no number")
+    return units.expand(len(index))

@@ -1,0 +1,239 @@
+"""`task=screening`: which latent moves which class, by one pass each, and what predicts that.
+
+Plain pictures are noised to one timestep and denoised once, with one latent changed at a time; all
+below the block is computed once. Does IoU predict the effect? Spearman says, beside excess; with
+`chains` the same latents are changed along whole chains, which one pass is to predict.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor, nn
+
+from diffdict.backbones.base import Backbone, Block
+from diffdict.backbones.denoiser import Given
+from diffdict.data.base import Pictures
+from diffdict.diffusion.objectives import Objective, interpret
+from diffdict.diffusion.samplers import length, own_noise
+from diffdict.diffusion.schedules import Schedule
+from diffdict.errors import UserError, at_least
+from diffdict.metrics.concepts.ranking import token_labels
+from diffdict.metrics.effects import FEWEST, Effects
+from diffdict.metrics.excess import Excess
+from diffdict.metrics.rank_correlation import spearman
+from diffdict.results.tables import Row
+from diffdict.tasks.causality import NEAR, check_labeller, check_same_classes
+from diffdict.tasks.labeller import Labeller
+from diffdict.tasks.lifetimes import TokenOverlap
+from diffdict.tasks.studied_dictionary import open_studied
+from diffdict.tasks.substitution import check_encoding
+
+AT_ONCE = 16  # latents whose passes share what lies below
+
+
+class Screening(pl.LightningModule):
+    """Measures; it learns nothing."""
+
+    def __init__(
+        self,
+        net: Backbone,
+        sampler: partial,
+        objective: Objective,
+        dictionary: str,
+        labeller: Callable[[Backbone], Labeller] | None,
+        pictures: Callable[..., Pictures],
+        *,
+        name: str | None = None,
+        block: Block | None = None,
+        concept: str | list | None = None,
+        candidates: int = 8,
+        amount: int | float = -6.0,
+        timestep: int = 250,
+        chains: bool = False,
+        labelled_pictures: int = 20,
+        seed: int = 0,
+    ) -> None:
+        """`candidates` of a class: half by excess, half by IoU with tokens, on `pictures`.
+
+        `timestep`: to which plain pictures are noised for the one pass.
+        """
+        super().__init__()
+        at_least(2, "model", candidates=candidates)
+        at_least(1, "model", labelled_pictures=labelled_pictures)
+        self.studied = open_studied(dictionary, net, name, block)
+        check_encoding(self.studied, "task=screening")
+        if not isinstance(self.studied.net.process, Schedule):
+            raise UserError(f"task=screening noises along a chain, and {net.name} has none")
+        self.net, self.sae = self.studied.net.requires_grad_(False).eval(), self.studied.sae
+        self.net.check_timestep(timestep)
+        self.labeller = check_labeller(labeller, self.net, "task=screening")
+        self.class_names = list(self.labeller.segmenter.class_names)
+        asked = [concept] if isinstance(concept, str) else concept
+        self.concepts = self.class_names if asked is None else asked
+        if strange := [each for each in self.concepts if each not in self.class_names]:
+            raise UserError(
+                f"concept={strange[0]} is none of the labeller's classes: "
+                f"{', '.join(self.class_names)}"
+            )
+        self.sampler, self.objective, self.seed = sampler, objective, seed
+        self.candidates, self.amount, self.timestep = candidates, float(amount), timestep
+        self.chains, self.pictures, self.labelled_pictures = chains, pictures, labelled_pictures
+        self.pairs: list[tuple[int, int]] = []  # class, latent
+        self.measured = nn.ModuleDict()
+        self.excess = self.iou = torch.zeros(0, 0, dtype=torch.float64)
+
+    def on_test_start(self) -> None:
+        """Predictors on labelled training pictures, and the candidates that they name."""
+        labelled = self.pictures(split="train")
+        check_same_classes(labelled, self.class_names)
+        self.excess, self.iou = self._predictors(labelled)
+        self.pairs = []
+        for name in self.concepts:
+            label = self.class_names.index(name)
+            chosen = candidates_of(self.excess[label], self.iou[label], self.candidates)
+            self.pairs += [(label, latent) for latent in chosen]
+        kinds = ("one_pass", "chain") if self.chains else ("one_pass",)
+        margin = self.net.image_size // NEAR
+        self.measured = nn.ModuleDict(
+            {
+                kind: nn.ModuleList(Effects(len(self.class_names), margin) for _ in self.pairs)
+                for kind in kinds
+            }
+        ).to(self.device)
+
+    @torch.no_grad()
+    def _predictors(self, labelled: Pictures) -> tuple[Float64[Tensor, "c l"], ...]:
+        """Excess and IoU of every class and latent, over tokens at the dictionary's timesteps."""
+        shape = len(self.class_names), self.sae.latents
+        excess, overlap = (kind(*shape).to(self.device) for kind in (Excess, TokenOverlap))
+        for metric in (excess, overlap):
+            metric.sync_on_compute = False  # every rank sees the same pictures
+        block = self.studied.block
+        for index in range(min(self.labelled_pictures, len(labelled))):
+            sample = labelled[index]
+            image = sample["image"][None].to(self.device)
+            mask = torch.as_tensor(sample["mask"]).long()[None].to(self.device)
+            for t in self.studied.timesteps:
+                noise = own_noise(self.seed + 1, [index], image.shape[1:])(t).to(image)
+                maps = self.net.features(image, t, [block], noise)[block]
+                codes = self.sae.encode_sparse(maps.permute(0, 2, 3, 1).flatten(0, 2).float())
+                grid = tuple(maps.shape[2:])
+                labels = token_labels(mask, grid, self.class_names, labelled.ignore_label).flatten()
+                excess.update(*codes, labels)
+                active = (codes.values > 0).to(codes.values.dtype)
+                overlap.update(codes.starts, codes.latents, active, labels)
+        return excess.compute().cpu(), overlap.iou().cpu()
+
+    def test_step(self, batch: Int[Tensor, " batch"], batch_idx: int) -> None:
+        """Some seeds: the plain chain, one pass for each latent, and its own chain where asked."""
+        if not len(batch):
+            return
+        indices = batch.tolist()
+        noise = own_noise(self.seed, indices, (3, *[self.net.image_size] * 2))
+        start = self.net.process.start(
+            noise(length(self.sampler, self.net.process)).to(self.device)
+        )
+        off = self._chain(start, indices, None)
+        latents = sorted({latent for _, latent in self.pairs})
+        self._one_pass(off, indices, latents)
+        if self.chains:
+            before = self.labeller(off, indices).masks
+            for latent in latents:
+                on = self._chain(start, indices, latent)
+                self._count("chain", latent, before, self.labeller(on, indices).masks)
+
+    def _one_pass(self, off: Tensor, indices: list[int], latents: list[int]) -> None:
+        noise = own_noise(self.seed + 2, indices, off.shape[1:])(self.timestep).to(off)
+        x_t, t = self.net.noised(off, self.timestep, noise)
+        before = self._seen(x_t, t, indices, [None])[0]
+        for start in range(0, len(latents), AT_ONCE):
+            some = latents[start : start + AT_ONCE]
+            edits = [self.studied.edits([latent], "scale", self.amount) for latent in some]
+            for latent, after in zip(some, self._seen(x_t, t, indices, edits), strict=True):
+                self._count("one_pass", latent, before, after)
+
+    def _seen(self, x_t: Tensor, t: Tensor, indices: list[int], edits: list) -> list[Tensor]:
+        """The labels of what one pass says the pictures are, under each edit."""
+        objective = Objective(self.net.predict, "fixed_small")
+        place, masks = t - self.net.first_timestep, []
+        for output in self.net.forward_each(x_t, t, self._given(indices), edits):
+            picture = interpret(objective, self.net.process, output, x_t, place).x0
+            masks.append(self.labeller(picture.float().clamp(-1, 1), indices).masks)
+        return masks
+
+    def _count(self, kind: str, latent: int, before: Tensor, after: Tensor) -> None:
+        for place, (label, own) in enumerate(self.pairs):
+            if own == latent:
+                self.measured[kind][place].update(before, after, before == label)
+
+    def _given(self, indices: list[int]) -> Given:
+        classes = self.net.condition.classes
+        if classes is None:
+            return Given()
+        return Given(label=torch.tensor(indices, device=self.device) % classes)
+
+    def _chain(self, start: Tensor, indices: list[int], latent: int | None) -> Tensor:
+        edits = None if latent is None else self.studied.edits([latent], "scale", self.amount)
+        net = partial(self.net, given=self._given(indices), edits=edits)
+        noise = own_noise(self.seed, indices, (3, *[self.net.image_size] * 2))
+        settings = {"objective": self.objective, "noise": noise}
+        return self.sampler(net, start, self.net.process, **settings).x.float().clamp(-1, 1)
+
+    def on_test_epoch_end(self) -> None:
+        """How well each predictor orders the effects, over all pairs and within classes."""
+        rows = self.rows()
+        effects = ("one_pass", "chain") if self.chains else ("one_pass",)
+        for effect in effects:
+            for predictor in ("iou", "excess", "one_pass"):
+                if predictor != effect:
+                    over, within = agreement(rows, predictor, effect)
+                    self.log(f"test/spearman_{predictor}_{effect}", over)
+                    self.log(f"test/spearman_{predictor}_{effect}_within", within)
+        self.log("test/pairs", float(len(rows)))
+
+    def rows(self) -> list[dict]:
+        """A row a class and latent."""
+        found = {k: [m.compute() for m in metrics] for k, metrics in self.measured.items()}
+        rows = []
+        for place, (label, latent) in enumerate(self.pairs):
+            row = {"class": self.class_names[label], "latent": latent}
+            row |= {"iou": float(self.iou[label, latent])}
+            row |= {"excess": float(self.excess[label, latent])}
+            for kind, counts in found.items():
+                enough = counts[place].pictures >= FEWEST
+                row[kind] = 1 - counts[place].kept(label) if enough else torch.nan
+                row[f"{kind}_error"] = counts[place].error(label) if enough else torch.nan
+            rows.append({**row, "pictures": found["one_pass"][place].pictures})
+        return rows
+
+    def tables(self) -> dict[str, list[Row]]:
+        """The pairs, those of the largest effect first."""
+        key = "chain" if self.chains else "one_pass"
+        order = lambda row: -row[key] if row[key] == row[key] else 1.0  # noqa: E731 - nan last
+        return {"screening": sorted(self.rows(), key=order)}
+
+
+def candidates_of(
+    excess: Float64[Tensor, " latents"], iou: Float64[Tensor, " latents"], number: int
+) -> list[int]:
+    """Half by excess, half by IoU, each latent once; none for a class that was not seen."""
+    if bool(excess.isnan().all()):
+        return []
+    half = min(number - number // 2, len(excess))
+    first = excess.topk(half).indices.tolist()
+    ordered = iou.nan_to_num(nan=0).argsort(descending=True, stable=True).tolist()
+    return first + [latent for latent in ordered if latent not in first][: number // 2]
+
+
+def agreement(rows: list[dict], predictor: str, effect: str) -> tuple[float, float]:
+    """Spearman's correlation over all pairs, and its mean within classes."""
+    over = spearman([row[predictor] for row in rows], [row[effect] for row in rows])
+    within = []
+    for name in dict.fromkeys(row["class"] for row in rows):
+        own = [row for row in rows if row["class"] == name]
+        value = spearman([row[predictor] for row in own], [row[effect] for row in own])
+        within += [] if value != value else [value]
+    return over, sum(within) / len(within) if within else torch.nan

@@ -1,0 +1,360 @@
+"""`task=steering`: pairs of one picture drawn without and with a dictionary's latents changed.
+
+Both have the same index, start and noise at every step: off is sample i of task=samples. Several
+amounts, windows and concepts make several pictures on. `steering.json` says what made the folder.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from diffdict import files
+from diffdict.backbones.base import Backbone, Block, weights_sha256
+from diffdict.backbones.denoiser import Given
+from diffdict.data.sample_indices import Shards
+from diffdict.diffusion.inversion import picture_error, psnr
+from diffdict.diffusion.objectives import Objective
+from diffdict.diffusion.pairs import (
+    Branch,
+    Pairs,
+    draw_pairs,
+    level_of,
+    redraw_pairs,
+    window_level,
+)
+from diffdict.diffusion.samplers import ddim, length, own_noise
+from diffdict.errors import UserError
+from diffdict.reports.drawing.colours import as_bytes
+from diffdict.reports.drawing.contact_sheet import contact_sheet
+from diffdict.results.class_latents import ClassLatents
+from diffdict.tasks.changes import (
+    check_changes,
+    chosen_latents,
+    combined,
+    say_idle,
+)
+from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
+from diffdict.tasks.studied_dictionary import open_studied
+
+RECORD = "steering.json"
+LEAST_DB = 25  # of pictures inverted and drawn again
+SHEET = 12  # pictures on the contact sheet
+
+
+class SteeredPair(NamedTuple):
+    """One picture as it is, and as each change leaves it."""
+
+    off: UInt8[np.ndarray, "size size 3"]
+    on: UInt8[np.ndarray, "changes size size 3"]
+    picture: UInt8[np.ndarray, "size size 3"] | None = None  # that was inverted
+    rmse: float | None = None  # of off to it
+
+
+class SteeredPairs(pl.LightningModule):
+    """Draws the pairs whose shards are missing, with a frozen network and dictionary."""
+
+    word = "steered"
+
+    def __init__(
+        self,
+        net: Backbone,
+        sampler: partial,
+        objective: Objective,
+        dictionary: str,
+        number: int,
+        shard_size: int,
+        folder: str | None = None,
+        *,
+        name: str | None = None,
+        block: Block | None = None,
+        tables: str | None = None,
+        concept: str | list | None = None,
+        latents: list | None = None,
+        most: int | None = None,
+        how: str = "scale",
+        amount: int | float | list = -2.0,
+        window: list | None = None,
+        seed: int = 0,
+        label: int | None = None,
+        root: str = "samples",
+        level: int | None = None,
+    ) -> None:
+        """`concept`: classes of the dictionary's test, or `latents` by their numbers.
+
+        `amount` and `window` may be lists: each is combined with each. `tables`: the test's folder.
+        `level`: a timestep that pictures are inverted to; None: chains begin with noise.
+        """
+        super().__init__()
+        self.studied = open_studied(dictionary, net, name, block)
+        self.net = self.studied.net.requires_grad_(False).eval()
+        self.sae = self.studied.sae  # moves with the module
+        self.sampler, self.objective, self.how = sampler, objective, how
+        self.seed, self.label, self.dictionary = seed, label, f"{dictionary} {name or ''}".strip()
+        _check_label(self.net, label)
+        known = ClassLatents(dictionary, name, tables)
+        wanted = chosen_latents(known, concept, latents, most, self.sae.latents)
+        self.changes = combined(wanted, amount, window)
+        check_changes(self.studied, how, self.changes)
+        self.units = [None if how == "scale" else known.units(c.latents) for c in self.changes]
+        self.level = top = None if level is None else level_of(level, sampler, self.net.process)
+        self.levels = [window_level(c.window, sampler, self.net.process, top) for c in self.changes]
+        chain = length(sampler, self.net.process) if top is None else 2 * top
+        self.steps = chain + sum(level + (top is None) for level in self.levels)  # for the bar
+        self.folder = Path(folder or f"{root}/{self.net.name}_{self.word}")
+        self.shards = Shards(number, shard_size)
+        self.stored = SampleFolder(self.folder, self.shards, RECORD, lambda own: [pairs_file(own)])
+        self.stepped: Callable[[int], object] = lambda samples: None
+        say_idle(known, self.changes, how)
+
+    def setup(self, stage: str) -> None:
+        """Every rank looks whether the folder is free or ours, then the first one marks it."""
+        identity = self.identity()
+        self.stored.check(identity, (1 + len(self.changes)) * 3 * self.net.image_size**2)
+        self.trainer.strategy.barrier("pairs looked")
+        if self.trainer.is_global_zero:
+            self.stored.claim(identity)
+
+    def identity(self) -> dict[str, object]:
+        """All that changes a pixel, and how the pairs are cut into files."""
+        keywords = {key: str(value) for key, value in sorted(self.sampler.keywords.items())}
+        return {
+            "backbone": self.net.name,
+            "sha256": self.net.sha256,
+            "dictionary": self.dictionary,
+            "dictionary_sha256": weights_sha256(self.sae),
+            "block": self.studied.block,
+            "how": self.how,
+            "changes": [change._asdict() for change in self.changes],
+            "sampler": self.sampler.func.__name__,
+            **keywords,
+            "objective": str(self.objective),
+            "precision": str(self.trainer.precision),
+            "seed": self.seed,
+            "label": self.label,
+            "number": self.shards.number,
+            "shard_size": self.shards.size,
+        }
+
+    def done(self, samples: range) -> bool:
+        """Whether the shard is finished."""
+        return self.stored.done(samples)
+
+    def extracted(self) -> list[dict[str, str | int]]:
+        """How many pairs lie in finished shards, and where."""
+        return self.stored.extracted()
+
+    def predict_step(self, batch: Int[Tensor, " batch"], batch_idx: int) -> Pairs | None:
+        """One batch of pairs; a shard is written as soon as it is complete."""
+        if not len(batch):
+            return None
+        drawn = self.draw(batch)
+        self.keep(batch.tolist(), drawn)
+        return drawn
+
+    def keep(self, indices: list[int], drawn: Pairs, pictures: Tensor | None = None) -> None:
+        """Writes a shard when it is whole; `pictures`: those that were inverted."""
+        for made, words in [(drawn.off, "off"), *zip(drawn.on, self.words, strict=True)]:
+            maker = f"{self.sampler.func.__name__} ({words})"
+            check_finite(made, indices, maker, self.trainer)
+        columns = [as_bytes(drawn.off), np.stack([as_bytes(on) for on in drawn.on], axis=1)]
+        if pictures is not None:
+            columns += [as_bytes(pictures), picture_error(drawn.off, pictures).rmse.tolist()]
+        pairs = [SteeredPair(*own) for own in zip(*columns, strict=True)]
+        if (shard := self.stored.complete(indices, pairs)) is not None:
+            self._write(self.shards.of(indices[0]), shard)
+
+    def _arrays(self, made: list[SteeredPair]) -> dict[str, np.ndarray]:
+        """What a shard holds beside the pairs."""
+        return {}
+
+    @property
+    def words(self) -> list[str]:
+        """What each picture on is called."""
+        return [change.words for change in self.changes]
+
+    def branches(self, given: Given) -> list[Branch]:
+        """The network under each change, and where its chain leaves the plain one."""
+        branches = []
+        for change, level, unit in zip(self.changes, self.levels, self.units, strict=True):
+            edits = self.studied.edits(
+                change.latents,
+                self.how,
+                change.amount,
+                unit=unit,
+                window=change.window,
+            )
+            branches.append(Branch(partial(self.net, given=given, edits=edits), level))
+        return branches
+
+    def draw(self, indices: Int[Tensor, " batch"]) -> Pairs:
+        """These pictures off and on, each from its own noise."""
+        noise = own_noise(self.seed, indices.tolist(), (3, *[self.net.image_size] * 2))
+        steps = length(self.sampler, self.net.process)
+        given = Given(label=self.labels(indices))
+        return draw_pairs(
+            lambda x, t: self.net(x, t, given),
+            self.branches(given),
+            self.net.process.start(noise(steps).to(indices.device)),
+            self.net.process,
+            self.sampler,
+            objective=self.objective,
+            noise=noise,
+            on_step=lambda *_: self.stepped(len(indices)),
+        )
+
+    def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
+        """The class of each picture, as task=samples gives it."""
+        classes = self.net.condition.classes
+        if classes is None:
+            return None
+        return indices % classes if self.label is None else torch.full_like(indices, self.label)
+
+    def _write(self, samples: range, made: list[SteeredPair]) -> None:
+        arrays = {
+            "off": np.stack([one.off for one in made]),
+            "on": np.stack([one.on for one in made]),
+            "index": np.arange(samples.start, samples.stop),
+            **self._arrays(made),
+        }
+        if (labels := self.labels(torch.tensor(list(samples)))) is not None:
+            arrays["label"] = labels.numpy()
+        path = self.stored.paths(samples)[0]
+        files.write_atomic(path, lambda stream: np.savez(stream, **arrays))
+
+    def on_predict_end(self) -> None:
+        """The first pairs on one sheet, and where everything lies."""
+        self.trainer.strategy.barrier("pairs drawn")
+        if not self.trainer.is_global_zero or not self.done(self.shards.ranges[0]):
+            return
+        with np.load(self.stored.paths(self.shards.ranges[0])[0]) as arrays:
+            first = arrays["picture"][:SHEET] if "picture" in arrays else None
+            sheet = pair_sheet(arrays["off"][:SHEET], arrays["on"][:SHEET], self.words, first)
+            _say_psnr(arrays)
+        path = self.folder / "sheet.png"
+        files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG"))
+        finished = f"{self.stored.finished} of {self.shards.number}"
+        say("steering", finished=finished, sheet=path, folder=self.folder)
+
+
+class SteeredPictures(SteeredPairs):
+    """The same of pictures that there are: inverted up to a level, and drawn again both ways."""
+
+    word = "steered_pictures"
+
+    def __init__(
+        self,
+        net: Backbone,
+        sampler: partial,
+        *,
+        level: int = 400,
+        fingerprint: str = "",
+        picture_size: int | None = None,
+        **settings: object,
+    ) -> None:
+        """`level`: the timestep to which pictures are inverted. All else as of pairs from noise."""
+        eta = sampler.keywords.get("eta", 0)
+        if sampler.func is not ddim or eta > 0:
+            raise UserError(
+                "pictures= are inverted by ddim without noise of its own, got "
+                f"{sampler.func.__name__} with eta={eta}: sampler=ddim sampler.eta=0"
+            )
+        if picture_size not in (None, net.image_size):
+            raise UserError(
+                f"{net.name} draws {net.image_size}×{net.image_size}, the pictures are "
+                f"{picture_size}×{picture_size}: dataset.image_size={net.image_size}"
+            )
+        super().__init__(net, sampler, level=level, **settings)
+        self.timestep, self.fingerprint = level, fingerprint
+        if self.net.condition.classes is not None and self.label is None:
+            raise UserError(f"{net.name} is told the class of each picture: model.label=0")
+
+    def identity(self) -> dict[str, object]:
+        """Which pictures too, and how far up."""
+        return {**super().identity(), "pictures": self.fingerprint, "level": self.timestep}
+
+    def predict_step(self, batch: dict, batch_idx: int) -> Pairs | None:
+        """One batch of pictures; a shard is written as soon as it is complete."""
+        indices = batch["index"].tolist()
+        if not indices:
+            return None
+        images = batch["image"][: len(indices)]
+        label = self.labels(batch["index"])
+        given = Given(label=label)
+        drawn = redraw_pairs(
+            lambda x, t: self.net(x, t, given),
+            self.branches(given),
+            images,
+            self.net.process,
+            self.sampler,
+            objective=self.objective,
+            level=self.level,
+            on_step=lambda *_: self.stepped(len(indices)),
+        )
+        self.keep(indices, drawn, images)
+        return drawn
+
+    def _arrays(self, made: list[SteeredPair]) -> dict[str, np.ndarray]:
+        """The picture that it was, and how well the network gives it back."""
+        errors = [one.rmse for one in made]
+        return {
+            "picture": np.stack([one.picture for one in made]),
+            "rmse": np.array(errors, dtype=np.float32),
+            "psnr": np.array([psnr(error) for error in errors], dtype=np.float32),
+        }
+
+
+def pair_sheet(
+    off: UInt8[np.ndarray, "n size size 3"],
+    on: UInt8[np.ndarray, "n changes size size 3"],
+    words: Sequence[str],
+    pictures: UInt8[np.ndarray, "n size size 3"] | None = None,
+) -> Image.Image:
+    """A row a picture: itself where it was inverted, off, on, and of one change the difference."""
+    columns, names = [off, *on.swapaxes(0, 1)], ["off", *words]
+    if pictures is not None:
+        columns, names = [pictures, *columns], ["picture", "back", *words]
+    if len(words) == 1:
+        gap = np.abs(columns[-1].astype(int) - off.astype(int)).mean(-1, keepdims=True)
+        columns.append(np.clip(255 - 2 * gap, 0, 255).repeat(3, -1).astype(np.uint8))
+        names.append("difference")
+    grid = np.stack(columns, 1).reshape(-1, *off.shape[1:])
+    images = torch.from_numpy(grid).permute(0, 3, 1, 2).float() / 127.5 - 1
+    captions = [*names, *[""] * (len(grid) - len(names))]
+    return contact_sheet(images, columns=len(names), captions=captions)
+
+
+def _say_psnr(arrays: Mapping[str, np.ndarray]) -> None:
+    """How well the network gives pictures back, and a warning where it does not."""
+    if "psnr" not in arrays:
+        return
+    mean = float(arrays["psnr"].mean())
+    print(f"Pictures drawn again without a change: {mean:.1f} dB")
+    if mean < LEAST_DB:
+        print(
+            f"Below {LEAST_DB} dB they are other pictures: more steps (sampler.respacing=ddim50), "
+            "or a lower level="
+        )
+
+
+def pairs_file(pairs: range) -> str:
+    """The file of a shard."""
+    return f"pairs_{pairs.start:06d}-{pairs.stop - 1:06d}.npz"
+
+
+def _check_label(net: Backbone, label: int | None) -> None:
+    """A class that the network knows, where it knows some."""
+    classes = net.condition.classes
+    if label is None:
+        return
+    if classes is None:
+        raise UserError(f"{net.name} knows no classes, got label={label}: leave it out")
+    if not 0 <= label < classes:
+        raise UserError(f"{net.name} knows the classes 0 to {classes - 1}, got label={label}")

@@ -1,0 +1,1 @@
+"""What trainings share: schedules, averages, what is no number, what each of several keeps."""

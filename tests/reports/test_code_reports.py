@@ -1,0 +1,176 @@
+"""Sheets of codes: exact ends, nothing moved by nothing, chains that stand alone, and mistakes."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+
+from diffdict.backbones.denoiser import Given
+from diffdict.backbones.pdae_denoiser import PdaeDenoiser
+from diffdict.data.toy_faces import ToyFaces
+from diffdict.errors import UserError
+from diffdict.reports.codes.chains import Chains
+from diffdict.reports.codes.parts import code_slices, random_entries
+from diffdict.reports.counterfactual import Counterfactual, exchange_slice, follow
+from diffdict.reports.interpolate import Interpolate, trajectory
+from diffdict.reports.manipulate import moved_codes
+from diffdict.reports.stages import Stages
+from diffdict.results.directions import Directions
+from tests.inputs import image, normal
+from tests.tiny_pdae import STAGES, tiny_pdae
+
+FACES = partial(ToyFaces, image_size=16, train_pictures=2, val_pictures=2, test_pictures=3)
+SHEET = {"folder": "out", "dataset": FACES, "respacing": "linspace4", "clip_denoised": True}
+
+
+def chains(**options):
+    return Chains(tiny_pdae(STAGES), "linspace4", clip_denoised=True, **options)
+
+
+def directions(weight=None):
+    weight = torch.eye(8)[:2] if weight is None else weight
+    return Directions(["hat", "beard"], weight, torch.zeros(2), torch.zeros(8), torch.ones(8))
+
+
+def test_a_chain_does_not_depend_on_those_beside_it():
+    images, codes = image(1, (3, 3, 16, 16)), normal(2, (3, 8))
+    together, alone = chains(), chains(batch=1)
+    noise = together.invert(images, codes)
+    torch.testing.assert_close(noise, alone.invert(images, codes), atol=1e-4, rtol=1e-4)
+    drawn = together.draw(noise, codes)
+    torch.testing.assert_close(drawn, alone.draw(noise, codes), atol=1e-3, rtol=1e-3)
+
+
+def test_shares_of_0_and_1_are_exact():
+    codes = normal(1, (2, 8))
+    report = Counterfactual(**SHEET, pairs=[[0, 1]], alphas=[0, 0.5, 1])
+    own, null = report.lines(tiny_pdae(STAGES))
+    assert (len(own), len(null)) == (4, 0)
+    for line in own:
+        told = exchange_slice(codes, line, report.alphas)
+        begin, end = codes[line.of].clone(), codes[line.of].clone()
+        begin[line.entries], end[line.entries] = codes[0, line.entries], codes[1, line.entries]
+        assert torch.equal(told[0], begin)
+        assert torch.equal(told[2], end)
+        others = [i for i in range(8) if i not in line.entries.tolist()]
+        assert torch.equal(told[:, others], codes[line.of, others].expand(3, -1))
+    coming, leaving = own[:2]
+    assert torch.equal(exchange_slice(codes, coming, [0.0])[0], codes[0])
+    assert torch.equal(exchange_slice(codes, leaving, [1.0])[0], codes[1])
+    whole = torch.cat([line.entries for line in own[::2]])
+    assert sorted(whole.tolist()) == list(range(8))
+
+
+def test_all_parts_with_the_others_noise_are_the_other():
+    together, images = chains(), image(1, (2, 3, 16, 16))
+    codes = together.codes(images)
+    noise = together.invert(images, codes)
+    report = Counterfactual(
+        **SHEET, pairs=[[0, 1]], segments=[[0, 4]], alphas=[0, 1], noise="slerp"
+    )
+    (coming, _), _ = report.lines(together.net.pdae)
+    drawn = together.draw(report._starts(noise, coming), exchange_slice(codes, coming, [0.0, 1.0]))
+    torch.testing.assert_close(drawn, together.draw(noise, codes), atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_trajectory_begins_and_ends_at_its_codes():
+    together = chains()
+    start, codes = normal(1, (1, 3, 16, 16)), normal(2, (2, 8))
+    x, t = start.repeat(2, 1, 1, 1), torch.tensor([700, 700])
+    both = torch.cat([codes.flatten().repeat(2, 1), torch.tensor([[0.0], [1.0]])], 1)
+    passed = []
+    hook = together.net.pdae.denoiser.middle_block.register_forward_hook(
+        lambda *_: passed.append(1)
+    )
+    mixed = trajectory(together)(both)(x, t)
+    hook.remove()
+    assert len(passed) == 1  # one way down for both gradients
+    torch.testing.assert_close(mixed, together.net(x, t, Given(vector=codes)))
+
+
+def test_nothing_is_moved_at_scale_0_and_equally_far_both_ways():
+    codes = normal(1, (3, 8))
+    moved = moved_codes(codes, directions(), [0, 1], [-1.0, 0.0, 1.0])
+    assert moved.shape == (2, 3, 3, 8)
+    assert torch.equal(moved[:, :, 1], codes.expand(2, -1, -1))
+    step = moved[0, :, 2] - codes
+    torch.testing.assert_close(step.norm(dim=1), torch.full((3,), 8**0.5))
+    torch.testing.assert_close(codes - moved[0, :, 0], step, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="The direction of beard is zero, so nothing would move"):
+        moved_codes(codes, directions(torch.eye(8)[:2] * torch.tensor([[1.0], [0.0]])), [1], [1.0])
+
+
+def test_scores_follow_all_the_way_or_not_at_all():
+    ends = normal(1, (4, 3))
+    report = Counterfactual(**SHEET, pairs=[[0, 1], [1, 2]])
+    own, _ = report.lines(tiny_pdae(STAGES))
+    lines = own[:3:2]
+    arrived, stayed = (ends[[getattr(line, end) for line in lines]] for end in ("end", "begin"))
+    torch.testing.assert_close(follow(ends, arrived, lines), torch.ones(3))
+    torch.testing.assert_close(follow(ends, stayed, lines), torch.zeros(3))
+
+
+def test_parts_of_a_code():
+    pdae = tiny_pdae(STAGES)
+    names = {part.name: part.entries for part in code_slices(pdae, None, "stages")}
+    assert names == {"stage 0": slice(0, 2), "stage 1": slice(2, 8)}
+    (part,) = code_slices(pdae, [[1, 3]], "counterfactual")
+    ends = pdae.segments.ends.tolist()
+    assert part.entries == slice(ends[0], ends[2])
+    entries = random_entries(8, part, 0)
+    assert len(set(entries.tolist())) == ends[2] - ends[0]
+    assert len(code_slices(tiny_pdae(), None, "stages")) == 8
+    assert len(code_slices(tiny_pdae({"number": 4}), None, "stages")) == 4
+
+
+def test_the_figures_and_tables_of_each_sheet():
+    together, images = chains(), torch.stack([FACES(split="test")[i]["image"] for i in range(2)])
+    figure, rows = Stages(**SHEET, pictures=2).sheet(together, images)
+    assert [row["part"] for row in rows] == ["stage 1", "stage 0"]
+    assert rows[0]["entries"] == 6
+    assert figure.width > 4 * 128
+    report = Counterfactual(**SHEET, pairs=[[0, 1]], alphas=[0, 1])
+    report.reader = directions()
+    _, rows = report.sheet(together, images)
+    assert [(row["part"], row["attribute"]) for row in rows] == [
+        ("stage 0", "hat"),
+        ("stage 0", "beard"),
+        ("stage 1", "hat"),
+        ("stage 1", "beard"),
+    ]
+    assert all(row["pairs"] == 1 for row in rows)
+    figure, rows = Interpolate(**SHEET, steps=3, segments="stages").sheet(together, images)
+    assert rows == []
+    assert figure.height > 4 * 128  # both, trajectory, two stages
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Counterfactual(**SHEET, alphas=[1.5]), "alphas lie in [0, 1], got [1.5]"),
+        (lambda: Counterfactual(**SHEET, noise="any"), "noise is own or slerp, got 'any'"),
+        (lambda: Counterfactual(**SHEET, pairs=[[0]]), "pairs are two pictures each, got [[0]]"),
+        (lambda: Interpolate(**SHEET, steps=1), "steps is at least 2, both ends, got 1"),
+        (lambda: Stages(**SHEET, pictures=0), "report.stages.pictures is at least 1, got 0"),
+        (lambda: chains(batch=0), "batch is at least 1, got 0"),
+        (
+            lambda: code_slices(tiny_pdae(STAGES), [[2, 6]], "counterfactual"),
+            "within the 4 segments of pdae, got [2, 6]",
+        ),
+        (
+            lambda: code_slices(tiny_pdae(), [[0, 1]], "counterfactual"),
+            "pdae has a code without segments",
+        ),
+    ],
+)
+def test_mistakes_are_named(make, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        make()
+
+
+def test_the_same_picture_twice_is_told(capsys):
+    Interpolate(**SHEET, pairs=[[1, 1]])
+    assert "picture 1 stands twice in a pair" in capsys.readouterr().out
+    assert isinstance(chains().net, PdaeDenoiser)

@@ -1,0 +1,199 @@
+"""Pairs off and on: off is the sample, on shares its noise, however they are cut or resumed."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from diffdict.backbones.pixels import Pixels
+from diffdict.data.sample_indices import SampleIndices
+from diffdict.diffusion.objectives import Objective
+from diffdict.diffusion.pairs import window_level
+from diffdict.diffusion.samplers import ddim, ddpm
+from diffdict.errors import UserError
+from diffdict.results.class_latents import ClassLatents
+from diffdict.sae import saelens
+from diffdict.sae.topk import TopK
+from diffdict.tasks.samples import Samples
+from diffdict.tasks.steering import SteeredPairs
+from diffdict.tasks.studied_dictionary import StudiedDictionary
+from tests.tasks.test_samples import network
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+SOME = [0, 3, 5, 8, 13, 21]
+NODE = {"_target_": "diffdict.backbones.guided_unet.GuidedUNet"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A dictionary of the network's last block, its latents in an order of their own."""
+    folder, net = tmp_path_factory.mktemp("dictionary") / "out", network()
+    width = net.shapes[1][0]
+    tokens = net.features(torch.randn(4, 3, 16, 16), 300, [1])[1].permute(0, 2, 3, 1).flatten(0, 2)
+    tokens = tokens.detach()
+    mean = tokens.mean(0)
+    scale = 1 / float((tokens - mean).square().mean().sqrt())
+    sae = TopK(width, mean, scale, latents=2 * width, k=8).eval()
+    sae.frequency.copy_(torch.rand(2 * width, generator=torch.Generator().manual_seed(3)))
+    card = {"backbone": NODE, "timestep": 300, "block": 1, "backbone_sha256": net.sha256}
+    saelens.export(sae, folder, card)
+    return folder, sae
+
+
+def steer(folder, dictionary, number=5, shard_size=3, batch_size=2, sampler=None, **options):
+    data = SampleIndices(number, shard_size, batch_size)
+    task = SteeredPairs(
+        options.pop("net", None) or network(),
+        sampler or partial(ddim, respacing="ddim4"),
+        Objective(),
+        str(dictionary),
+        folder=str(folder),
+        **data.facts,
+        **{"latents": SOME, **options},
+    )
+    trainer = pl.Trainer(accelerator="cpu", use_distributed_sampler=False, **QUIET)
+    trainer.predict(task, data, return_predictions=False)
+    return task
+
+
+def stored(folder):
+    parts = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0].files}
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        partial(ddim, respacing="ddim4"),
+        partial(ddim, respacing="4", eta=1.0),
+        partial(ddpm, respacing="4"),
+    ],
+)
+def test_off_is_the_sample_of_the_same_index(tmp_path, exported, sampler):
+    steer(tmp_path / "pairs", exported[0], sampler=sampler)
+    data = SampleIndices(5, 3, 2)
+    task = Samples(network(), sampler, Objective(), str(tmp_path / "samples"), **data.facts)
+    pl.Trainer(accelerator="cpu", **QUIET).predict(task, data, return_predictions=False)
+    pairs, samples = stored(tmp_path / "pairs"), stored(tmp_path / "samples")
+    assert np.array_equal(pairs["off"], samples["arr_0"])
+    assert pairs["on"].shape == (5, 1, 16, 16, 3)
+    assert not np.array_equal(pairs["on"][:, 0], pairs["off"])
+
+
+def test_amounts_and_windows_are_strips_of_their_own(tmp_path, exported):
+    several = steer(tmp_path / "all", exported[0], amount=[1, -4], window=[[0, 500], [300, 1000]])
+    assert several.levels == [1, 1, 3, 3]
+    assert [change.amount for change in several.changes] == [1, -4, 1, -4]
+    pairs = stored(tmp_path / "all")
+    assert np.array_equal(pairs["on"][:, 0], pairs["off"])
+    assert np.array_equal(pairs["on"][:, 2], pairs["off"])
+    steer(tmp_path / "one", exported[0], amount=-4, window=[0, 500])
+    assert np.array_equal(stored(tmp_path / "one")["on"][:, 0], pairs["on"][:, 1])
+    facts = json.loads((tmp_path / "all/steering.json").read_text())
+    assert facts["changes"][3] == {
+        "concept": None,
+        "latents": SOME,
+        "amount": -4.0,
+        "window": [300, 1000],
+    }
+    assert (tmp_path / "all/sheet.png").is_file()
+
+
+def test_numbers_mean_the_same_latents_in_export_and_training(tmp_path, exported):
+    folder, sae = exported
+    studied = StudiedDictionary(*_loaded(folder), network())
+    rows = studied.sae.dictionary / studied.sae.token_scale
+    assert torch.allclose(rows, sae.dictionary / sae.token_scale, atol=1e-5)
+    assert torch.allclose(studied.sae.frequency, sae.frequency, atol=1e-6)
+    plain, net = torch.randn(1, 3, 16, 16), network()
+    t = torch.tensor([300])
+    ours = net(plain, t, edits=studied.edits(SOME))
+    straight = StudiedDictionary(sae, {**_loaded(folder)[1], "order": None}, network())
+    theirs = net(plain, t, edits=straight.edits(SOME))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not torch.allclose(ours, net(plain, t), atol=1e-3)
+
+
+def _loaded(folder):
+    return saelens.load(folder), json.loads((folder / "card.json").read_text())
+
+
+def test_a_broken_run_goes_on_and_another_is_refused(tmp_path, exported):
+    steer(tmp_path / "whole", exported[0])
+    steer(tmp_path / "broken", exported[0])
+    lost = tmp_path / "broken/pairs_000003-000004.npz"
+    lost.unlink()
+    steer(tmp_path / "broken", exported[0])
+    assert lost.read_bytes() == (tmp_path / "whole" / lost.name).read_bytes()
+    for options in ({"amount": -3}, {"window": [0, 500]}, {"latents": [7]}, {"how": "add"}):
+        with pytest.raises(UserError, match="holds other samples"):
+            steer(tmp_path / "broken", exported[0], **options)
+
+
+def test_a_window_without_a_step_names_those_that_there_are():
+    sampler = partial(ddim, respacing="ddim4")
+    process = network().process
+    assert window_level(None, sampler, process) == 3
+    assert window_level([250, 251], sampler, process) == 1
+    with pytest.raises(UserError, match=r"timesteps are 0, 250, 500, 750"):
+        window_level([251, 300], sampler, process)
+
+
+REFUSED = {
+    "concept=mouth or latents=.* got neither": {"latents": None},
+    "one of them, got concept=a": {"concept": "a"},
+    "no test says which latents": {"latents": None, "concept": "mouth"},
+    "latents=.. steers nothing": {"latents": []},
+    "amount=.. changes nothing": {"amount": []},
+    "finite number .* got nan": {"amount": [1.0, float("nan")]},
+    "how is scale": {"how": "sclae"},
+    "rises, got": {"window": [500, 200]},
+    "got label=3": {"label": 3},
+    "and one is edited, got block=0": {"block": 0},
+    "is no diffusion network": {"net": Pixels(16)},
+    "with the weights .* the ones here are": {"net": network(use_new_attention_order=True)},
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_cannot_be_steered_is_refused_and_leaves_nothing(words, tmp_path, exported):
+    options = dict(REFUSED[words])
+    if "weights" in words:
+        with torch.no_grad():
+            next(options["net"].parameters()).add_(1)
+    with pytest.raises(UserError, match=words):
+        steer(tmp_path / "none", exported[0], **options)
+    assert not (tmp_path / "none").exists()
+
+
+def test_numbers_that_are_none_name_the_change_and_keep_what_is_done(tmp_path, exported):
+    with pytest.raises(UserError, match=r"ddim \(latents 0 3 5 8 x1e\+38\) ended in what is no"):
+        steer(tmp_path / "pairs", exported[0], amount=1e38)
+    assert not list((tmp_path / "pairs").glob("*.npz"))
+
+
+def test_a_classs_latents_stand_in_the_tables_beside(tmp_path):
+    rows = [{"class": "mouth", "excess": "4 2 9"}, {"class": "hat", "excess": ""}]
+    latents = [{"latent": i, "density": 0.1 * i, "activation": 2.0 * i} for i in range(10)]
+    found = {"format": 1, "tables": {"classes": rows, "latents": latents}}
+    (tmp_path / "concepts").mkdir()
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    (tmp_path / "dictionary").mkdir()
+    (tmp_path / "concepts/results.json").write_text(json.dumps(found))
+    for place in (tmp_path, tmp_path / "last.ckpt", tmp_path / "dictionary"):
+        known = ClassLatents(place)
+        assert known.of_class("mouth", 2) == [4, 2]
+        assert known.units([1, 3]) == [2.0, 6.0]
+    for concept, most, words in (
+        ("nose", 8, "no class .*: mouth, hat"),
+        ("hat", 8, "no latents of its own"),
+        ("mouth", 4, "3 are known of mouth, got 4"),
+        ("mouth", 0, "got 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            known.of_class(concept, most)
+    with pytest.raises(UserError, match=r"tables=.* has no classes"):
+        ClassLatents(tmp_path, tables=str(tmp_path))

@@ -1,0 +1,33 @@
+"""docs/generation.md says words that there are: each of its commands composes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from omegaconf import open_dict
+
+from diffdict.run.instantiate import drop_unset
+from tests.test_conf import check_keys, composed
+
+PAGE = Path(__file__).parent.parent / "docs" / "generation.md"
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+COMMANDS = [
+    line
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command):
+    _, door, *words = shlex.split(command)
+    if "-m" in words:  # a sweep: its first job
+        words = [word.partition(",")[0] for word in words if word != "-m"]
+        words = [word for word in words if "${hydra:" not in word]  # known in a run alone
+    cfg = composed(door.removesuffix(".py"), *words)
+    if "data" in cfg and "_target_" in cfg.data:
+        with open_dict(cfg):
+            cfg.data = drop_unset(cfg.data)  # as a run does
+        check_keys(cfg, command)
