@@ -9,7 +9,7 @@ from torch.autograd.function import FunctionCtx
 
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae, TrainingOutput
-from diffdict.sae.selection import above, starts_of
+from diffdict.sae.selection import Chosen, chosen_above
 from diffdict.sae.sparse import Codes, decode_entries, encode_chosen, pre_activations
 
 SPARSE_BELOW = 0.03  # density under which work by entries is faster than matrix products
@@ -107,9 +107,8 @@ class Elementwise(Sae):
             sums + self.b_dec, Codes(entries.starts, entries.chosen, values), terms
         )
 
-    def _choose(self, pre: Tensor) -> tuple[Tensor, Tensor]:
-        token, latent = above(pre, self.floor.detach().to(pre.dtype))
-        return starts_of(token, len(pre)), latent
+    def _choose(self, pre: Tensor) -> Chosen:
+        return chosen_above(pre, self.floor.detach().to(pre.dtype))
 
     def _terms(
         self, pre: Tensor, codes: Tensor, x: Tensor, pressure: float, at: At, decode: Decode

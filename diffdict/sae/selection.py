@@ -16,9 +16,16 @@ def fold_of(latents: int, k: int) -> int:
     return next((fold for fold in FOLDS if latents % fold == 0 and latents // fold >= k), 1)
 
 
-def largest_of_tokens(
-    pre: Float[Tensor, "tokens latents"], k: int
-) -> tuple[Int64[Tensor, "tokens_plus_one"], Int64[Tensor, "entries"]]:
+class Chosen(NamedTuple):
+    """The entries that were chosen among pre-activations, token after token."""
+
+    starts: Int64[Tensor, "tokens_plus_one"]  # where each token's begin; last: their number
+    tokens: Int64[Tensor, "entries"]
+    latents: Int64[Tensor, "entries"]
+    values: Float[Tensor, "entries"]
+
+
+def largest_of_tokens(pre: Float[Tensor, "tokens latents"], k: int) -> Chosen:
     """The k largest of every token, in no order.
 
     In half precision on a CPU, exact in two rounds and twice as fast as torch.topk: the k largest
@@ -28,41 +35,46 @@ def largest_of_tokens(
     starts = torch.arange(0, tokens * k + 1, k, device=pre.device)
     fold = fold_of(latents, k) if pre.device.type == "cpu" and pre.dtype != torch.float32 else 1
     if fold == 1:
-        return starts, pre.topk(k, sorted=False).indices.flatten()
-    width = latents // fold
-    columns = pre.view(tokens, fold, width).amax(1).topk(k, sorted=False).indices
-    near = (columns[:, None] + torch.arange(fold)[:, None] * width).flatten(1)
-    return starts, near.gather(1, pre.gather(1, near).topk(k, sorted=False).indices).flatten()
+        values, chosen = pre.topk(k, sorted=False)
+    else:
+        width = latents // fold
+        columns = pre.view(tokens, fold, width).amax(1).topk(k, sorted=False).indices
+        near = (columns[:, None] + torch.arange(fold)[:, None] * width).flatten(1)
+        values, places = pre.gather(1, near).topk(k, sorted=False)
+        chosen = near.gather(1, places)
+    owners = torch.arange(tokens, device=pre.device).repeat_interleave(k)
+    return Chosen(starts, owners, chosen.flatten(), values.flatten())
 
 
-class Largest(NamedTuple):
-    """The largest of a batch."""
-
-    starts: Int64[Tensor, "tokens_plus_one"]
-    latents: Int64[Tensor, "entries"]
-    least: Float[Tensor, ""]  # of their values
-
-
-def largest_of_batch(pre: Float[Tensor, "tokens latents"], k: int) -> Largest:
-    """The tokens × k largest of the whole batch that are above zero (Bussmann et al. 2024).
+def largest_of_batch(
+    pre: Float[Tensor, "tokens latents"], k: int
+) -> tuple[Chosen, Float[Tensor, ""]]:
+    """The tokens × k largest of a batch above zero, and the least of them (Bussmann et al. 2024).
 
     A sample of tokens guesses a floor that lets half as many again through; only what lies above
     it is compared, and where the guess was too high, all that is positive.
     """
-    tokens, latents = pre.shape
-    wanted = tokens * k
-    sample = pre[:: max(1, tokens // SAMPLE_ROWS)].flatten()
+    wanted = len(pre) * k
+    sample = pre[:: max(1, len(pre) // SAMPLE_ROWS)].flatten()
     guess = min(len(sample), int(MARGIN * wanted * len(sample) / pre.numel()) + 1)
     floor = sample.topk(guess).values[-1].clamp(min=0)
+    found = chosen_above(pre, floor)
+    if len(found.values) < wanted and floor > 0:
+        found = chosen_above(pre, torch.zeros_like(floor))
+    if len(found.values) > wanted:
+        kept = found.values.topk(wanted, sorted=False).indices.sort().values
+        tokens = found.tokens[kept]
+        starts = starts_of(tokens, len(pre))
+        found = Chosen(starts, tokens, found.latents[kept], found.values[kept])
+    return found, found.values.min() if len(found.values) else floor
+
+
+def chosen_above(pre: Float[Tensor, "tokens latents"], floor: Float[Tensor, "*latents"]) -> Chosen:
+    """Everything above a floor, one for all or one a latent."""
+    tokens, latents = pre.shape
     token, latent = above(pre, floor)
-    if len(token) < wanted and floor > 0:
-        token, latent = above(pre, torch.zeros_like(floor))
     values = pre.flatten().index_select(0, token * latents + latent)
-    if len(token) > wanted:
-        kept = values.topk(wanted, sorted=False).indices.sort().values
-        token, latent, values = token[kept], latent[kept], values[kept]
-    least = values.min() if len(values) else floor
-    return Largest(starts_of(token, tokens), latent, least)
+    return Chosen(starts_of(token, tokens), token, latent, values)
 
 
 def above(

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from diffdict.sae.selection import Chosen
+
 
 class Codes(NamedTuple):
     """The active latents of every token, token after token: the rows of a CSR matrix."""
@@ -50,16 +52,12 @@ class Entries:
     def __init__(
         self,
         starts: Int64[Tensor, "bags_plus_one"],
+        bags: Int64[Tensor, "entries"],
         chosen: Int64[Tensor, "entries"],
         latents: int,
     ) -> None:
-        self.starts, self.chosen, self.latents = starts, chosen, latents
-
-    @cached_property
-    def bags(self) -> Int64[Tensor, "entries"]:
-        """The bag of every entry."""
-        every = torch.arange(len(self.starts) - 1, device=self.starts.device)
-        return every.repeat_interleave(self.starts.diff(), output_size=len(self.chosen))
+        """`starts`: where each bag's entries begin; `bags`: the bag of every entry."""
+        self.starts, self.bags, self.chosen, self.latents = starts, bags, chosen, latents
 
     @cached_property
     def by_latent(self) -> ByLatent:
@@ -75,7 +73,7 @@ class Entries:
         order = torch.sort(bags.int(), stable=True).indices
         counts = torch.bincount(bags, minlength=(len(self.starts) - 1) * groups)
         starts = F.pad(counts.cumsum(0), (1, 0))
-        return Entries(starts, self.chosen[order], self.latents), order
+        return Entries(starts, bags[order], self.chosen[order], self.latents), order
 
 
 def weighted_rows(rows: Tensor, which: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
@@ -148,7 +146,7 @@ class _Encode(torch.autograd.Function):
         return to_x, to_centre, to_weight, to_bias, None, None
 
 
-EntryChoice = Callable[[Tensor], tuple[Tensor, Tensor]]  # pre-activations -> starts, chosen latents
+EntryChoice = Callable[[Tensor], Chosen]  # of pre-activations
 PIECE = 2**22  # pre-activations at once, where tokens are chosen one by one: they stay in cache
 
 
@@ -169,18 +167,30 @@ def encode_chosen(
     size = len(x) if together or kind != "cpu" else max(1, PIECE // latents)
     with torch.no_grad():
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        tokens, rows = (x - centre).to(dtype), weight.to(dtype).T
-        parts = []
-        for some in tokens.split(max(1, size)):
-            pre = torch.addmm(bias.to(dtype), some, rows)
-            starts, chosen = choose(pre)
-            counts = starts.diff()
-            bags = torch.arange(len(some), device=x.device).repeat_interleave(counts)
-            values = pre.flatten().index_select(0, bags * latents + chosen).to(weight.dtype)
-            parts.append((counts, chosen, values))
-        counts, chosen, values = (torch.cat(each) for each in zip(*parts, strict=True))
-        entries = Entries(F.pad(counts.cumsum(0), (1, 0)), chosen, latents)
+        tokens, rows, shift = (x - centre).to(dtype), weight.to(dtype).T, bias.to(dtype)
+        pieces = tokens.split(max(1, size))
+        pre = tokens.new_empty(len(pieces[0]), latents)  # of every piece: fresh memory is slow
+        chosen = joined([choose(torch.addmm(shift, p, rows, out=pre[: len(p)])) for p in pieces])
+        entries = Entries(chosen.starts, chosen.tokens, chosen.latents, latents)
+        values = chosen.values.to(weight.dtype)
     return entries, _Encode.apply(x, centre, weight, bias, values, entries)
+
+
+def joined(pieces: list[Chosen]) -> Chosen:
+    """The entries of pieces of a batch as those of the batch."""
+    if len(pieces) == 1:
+        return pieces[0]
+    tokens, entries, starts = 0, 0, [pieces[0].starts[:1]]
+    for piece in pieces:
+        starts.append(piece.starts[1:] + entries)
+        piece.tokens.add_(tokens)
+        tokens, entries = tokens + len(piece.starts) - 1, entries + len(piece.latents)
+    return Chosen(
+        torch.cat(starts),
+        torch.cat([piece.tokens for piece in pieces]),
+        torch.cat([piece.latents for piece in pieces]),
+        torch.cat([piece.values for piece in pieces]),
+    )
 
 
 def pre_activations(

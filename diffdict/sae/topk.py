@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae, TrainingOutput
-from diffdict.sae.selection import above, largest_of_batch, largest_of_tokens, starts_of
+from diffdict.sae.selection import Chosen, chosen_above, largest_of_batch, largest_of_tokens
 from diffdict.sae.sparse import Codes, decode_entries, encode_chosen, nested_error
 
 CROWDED = 25  # below 25 dead latents per selected one, a dense product is faster
@@ -70,9 +70,7 @@ class TopK(Sae):
         codes = Codes(entries.starts, entries.chosen, values)
         return TrainingOutput(reconstruction, codes, self.auxiliary(x, reconstruction))
 
-    def choose(
-        self, pre: Float[Tensor, "tokens latents"]
-    ) -> tuple[Int64[Tensor, "tokens_plus_one"], Int64[Tensor, "entries"]]:
+    def choose(self, pre: Float[Tensor, "tokens latents"]) -> Chosen:
         """The entries that are active in training."""
         return largest_of_tokens(pre, self.k)
 
@@ -129,17 +127,14 @@ class BatchTopK(TopK):
         """Keeps values above the threshold, so that tokens do not depend on each other."""
         return torch.where(pre > self.threshold, pre, 0).relu()
 
-    def choose(
-        self, pre: Float[Tensor, "tokens latents"]
-    ) -> tuple[Int64[Tensor, "tokens_plus_one"], Int64[Tensor, "entries"]]:
+    def choose(self, pre: Float[Tensor, "tokens latents"]) -> Chosen:
         """In training the batch's largest entries, whose least value updates the threshold."""
         if not self.training:
-            token, latent = above(pre, self.threshold.clamp(min=0))
-            return starts_of(token, len(pre)), latent
-        largest = largest_of_batch(pre, self.k)
-        if len(largest.latents):
-            self._update_threshold(largest.least.float())
-        return largest.starts, largest.latents
+            return chosen_above(pre, self.threshold.clamp(min=0))
+        chosen, least = largest_of_batch(pre, self.k)
+        if len(chosen.latents):
+            self._update_threshold(least.float())
+        return chosen
 
     def _update_threshold(self, least: Float[Tensor, ""]) -> None:
         """The mean over the first batches, then a running mean."""

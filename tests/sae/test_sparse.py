@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffdict.sae import sparse
 from diffdict.sae.relu import Gated, JumpRelu, Relu
-from diffdict.sae.selection import above, largest_of_batch, largest_of_tokens, starts_of
+from diffdict.sae.selection import chosen_above, largest_of_batch, largest_of_tokens, starts_of
 from diffdict.sae.sparse import Codes, Entries, decode_entries, encode_chosen
 from diffdict.sae.topk import BatchTopK, Matryoshka, TopK
 
@@ -20,7 +21,7 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def entries_of(active: torch.Tensor) -> Entries:
     token, latent = active.nonzero(as_tuple=True)
-    return Entries(starts_of(token, len(active)), latent, active.shape[1])
+    return Entries(starts_of(token, len(active)), token, latent, active.shape[1])
 
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
@@ -54,12 +55,9 @@ def test_encoding_at_entries_has_the_gradients_of_the_whole(seed, level):
         for size in ((TOKENS, D), (D,), (LATENTS, D), (LATENTS,))
     )
     floor = torch.tensor(level)
-
-    def choose(pre):
-        token, latent = above(pre, floor)
-        return starts_of(token, len(pre)), latent
-
-    entries, values = encode_chosen(x, centre, weight, bias, choose)
+    entries, values = encode_chosen(
+        x, centre, weight, bias, lambda pre: chosen_above(pre, floor), together=seed % 2 == 0
+    )
     weights = torch.randn(len(values), generator=generator)
     (values * weights).sum().backward()
     ours = [p.grad.clone() for p in (x, centre, weight, bias)]
@@ -174,10 +172,25 @@ def test_auxiliary_gradients_are_autograds_dense_or_by_entry(crowd, monkeypatch)
 def test_the_largest_of_a_token_are_torchs(seed, k, half):
     pre = torch.randn(5, 320, generator=torch.Generator().manual_seed(seed))
     pre = pre.bfloat16() if half else pre
-    starts, chosen = largest_of_tokens(pre, k)
+    starts, tokens, chosen, values = largest_of_tokens(pre, k)
     assert starts.tolist() == list(range(0, 5 * k + 1, k))
-    values = pre.gather(1, chosen.view(5, k)).sort(descending=True).values
-    assert torch.equal(values, pre.topk(k).values)
+    assert torch.equal(values, pre[tokens, chosen])
+    assert torch.equal(values.view(5, k).sort(descending=True).values, pre.topk(k).values)
+
+
+def test_tokens_in_pieces_are_the_tokens_at_once(monkeypatch):
+    torch.manual_seed(0)
+    x, centre, weight, bias = torch.randn(TOKENS, D), torch.randn(D), torch.randn(LATENTS, D), 0.1
+    choose = lambda pre: largest_of_tokens(pre, 3)  # noqa: E731
+    ask = (x, centre, weight, torch.full((LATENTS,), bias), choose)
+    whole, values = encode_chosen(*ask)
+    monkeypatch.setattr(sparse, "PIECE", 5 * LATENTS)  # 17 tokens: three pieces and two tokens
+    pieces, others = encode_chosen(*ask)
+    assert torch.equal(pieces.starts, whole.starts)
+    assert torch.equal(pieces.bags, whole.bags)
+    order, same = (e.bags * LATENTS + e.chosen for e in (whole, pieces))
+    assert torch.equal(same.sort().values, order.sort().values)
+    torch.testing.assert_close(others[same.argsort()], values[order.argsort()])
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 30), shift=st.floats(-3, 1))
@@ -186,11 +199,12 @@ def test_the_largest_of_a_batch_are_torchs_positive_ones(seed, k, shift):
     generator = torch.Generator().manual_seed(seed)
     pre = torch.randn(64, 80, generator=generator) + shift
     pre[: seed % 64] *= 10  # tokens are not alike: the guess from a sample may be far off
-    starts, latents, least = largest_of_batch(pre, k)
+    (starts, tokens, latents, kept), least = largest_of_batch(pre, k)
     expected = pre.flatten().topk(64 * k).values
     expected = expected[expected > 0]
-    token = torch.arange(64).repeat_interleave(starts.diff())
-    values = pre[token, latents]
+    assert torch.equal(tokens, torch.arange(64).repeat_interleave(starts.diff()))
+    values = pre[tokens, latents]
+    assert torch.equal(values, kept)
     assert torch.equal(values.sort(descending=True).values, expected)
     assert not len(values) or least == values.min()
 
