@@ -145,10 +145,10 @@ def _pdae(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:
     """The U-Net's flags, the code's width, and the encoder's widths and side."""
     encoder = _below(shapes, "encoder.")
     read = _code_encoder if "encoder.0.weight" in encoder else _resnet10
-    own = read(encoder, image_size)
-    size = own.get("image_size", image_size)
+    flags = read(encoder, image_size)
+    size = flags.get("image_size", image_size)
     unet = _guided_unet(_below(shapes, "denoiser."), size if isinstance(size, int) else None)
-    return {**own, **unet, "code": shapes["shift.label_emb.weight"][1]}
+    return {**flags, **unet, "code": shapes["shift.label_emb.weight"][1]}
 
 
 def _pdae_decoder(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:

@@ -55,19 +55,19 @@ def inspect(checkpoint: str | Path, folder: str | Path | None = None) -> Descrip
 
 def describe(checkpoint: str | Path, folder: str | Path | None = None) -> str:
     """The checkpoint in one screen of text."""
-    found = inspect(checkpoint, folder)
-    facts = dict(found.facts)
+    inspection = inspect(checkpoint, folder)
+    facts = dict(inspection.facts)
     if isinstance(codes := facts.get(PDAE_FACTS), dict):  # its U-Net's flags stand above
         del facts[PDAE_FACTS]
         facts |= {key: value for key, value in codes.items() if key != "denoiser"}
     lines = {
-        "file": f"{found.path} ({human_bytes(found.size)})",
-        "sha256": found.sha256,
-        "opened as": found.layout,
-        "network": found.kind or "of a kind not known by its names",
-        "weights": f"{found.parameters:,} numbers in {found.tensors} tensors",
-        "dtypes": ", ".join(f"{dtype} × {count}" for dtype, count in found.dtypes.items()),
-        **{flag: str(value) for flag, value in found.flags.items()},
+        "file": f"{inspection.path} ({human_bytes(inspection.size)})",
+        "sha256": inspection.sha256,
+        "opened as": inspection.layout,
+        "network": inspection.kind or "of a kind not known by its names",
+        "weights": f"{inspection.parameters:,} numbers in {inspection.tensors} tensors",
+        "dtypes": ", ".join(f"{dtype} × {count}" for dtype, count in inspection.dtypes.items()),
+        **{flag: str(value) for flag, value in inspection.flags.items()},
         **{key: _brief(value) for key, value in facts.items()},
     }
     if isinstance(config := facts.get("config"), dict):

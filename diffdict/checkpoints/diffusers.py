@@ -19,9 +19,9 @@ def unet_weights(folder: Path) -> Path | None:
         return variants[0]
     if not others:
         return None
-    held = ", ".join(path.name for path in others[:4])
+    names = ", ".join(path.name for path in others[:4])
     load = "its variant=…" if variants else "use_safetensors=False, if you trust its pickle"
     raise UserError(
-        f"{network} holds {held}, no {whole.name}: save it so where diffusers is, with "
+        f"{network} holds {names}, no {whole.name}: save it so where diffusers is, with "
         f"UNet2DModel.from_pretrained(…).save_pretrained(…, max_shard_size='100GB') and {load}"
     )

@@ -57,9 +57,12 @@ def _cause(net: nn.Module, ours: Mapping, theirs: Mapping) -> str:
             f"say dataset.image_size={size}"
         )
     if wrong:
-        said = ", ".join(f"backbone.{flag}={_typed(value)}" for flag, value in wrong.items())
+        corrections = ", ".join(f"backbone.{flag}={_typed(value)}" for flag, value in wrong.items())
         was = ", ".join(_typed(network.flags[flag]) for flag in wrong)
-        return f"Likely cause: wrong flags. The file was made with {said} (the network has {was})."
+        return (
+            f"Likely cause: wrong flags. The file was made with {corrections} "
+            f"(the network has {was})."
+        )
     if theirs.get("label_emb.weight") != ours.get("label_emb.weight"):
         return "Likely cause: another number of classes (the rows of label_emb.weight)."
     return (

@@ -116,8 +116,10 @@ def _read_torch(path: Path) -> object:
             mapped = zipfile.is_zipfile(path)  # read lazily: an optimizer's state is never loaded
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        said = str(error)
-        forbidden = re.search(r"GLOBAL (\S+)", said) or re.search(r"(Trying to|Can only) .+", said)
+        message = str(error)
+        forbidden = re.search(r"GLOBAL (\S+)", message) or re.search(
+            r"(Trying to|Can only) .+", message
+        )
         if forbidden:
             name = forbidden[1] if forbidden[0].startswith("GLOBAL") else forbidden[0]
             raise RefusedPickle(
@@ -173,14 +175,14 @@ def find_layout(content: Mapping, path: Path) -> str:
         return "pdae"
     if VISSL.partition(".")[0] in content:
         return VISSL
-    held = [str(key) for key, value in content.items() if _is_weights(value)]
-    known = [place for place in PLACES if place in held]
-    if known:
-        return known[0]
-    if len(held) == 1:
-        return held[0]
+    networks = [str(key) for key, value in content.items() if _is_weights(value)]
+    layouts = [place for place in PLACES if place in networks]
+    if layouts:
+        return layouts[0]
+    if len(networks) == 1:
+        return networks[0]
     raise UserError(
-        f"{path} holds {'several networks' if held else 'no network'}: its entries are "
+        f"{path} holds {'several networks' if networks else 'no network'}: its entries are "
         f"{_few([str(key) for key in content])}. Name the right one with layout=… ."
     )
 
@@ -193,13 +195,13 @@ def weights_at(content: Mapping, layout: str, path: Path) -> dict[str, Tensor]:
         return _of_pdae(content, path)
     if layout == VISSL:
         return _of_vissl(content, path)
-    found = content if layout == "flat" else content.get(layout)
-    if not _is_weights(found):
+    entries = content if layout == "flat" else content.get(layout)
+    if not _is_weights(entries):
         raise UserError(
             f"{path} does not hold weights as layout={layout} says: its entries are "
             f"{_few([str(key) for key in content])}. Try layout=null, which finds out."
         )
-    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in entries.items() if isinstance(value, Tensor)}
 
 
 def _of_lightning(state: object, path: Path) -> dict[str, Tensor]:
@@ -241,9 +243,11 @@ def _of_pdae(content: Mapping, path: Path) -> dict[str, Tensor]:
         )
     parts = {}
     for name in ("encoder", "decoder"):
-        held = content[f"{average}{name}"]
-        held = unwrapped({key: value for key, value in held.items() if isinstance(value, Tensor)})
-        for key, value in held.items():
+        weights = content[f"{average}{name}"]
+        weights = unwrapped(
+            {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+        )
+        for key, value in weights.items():
             half = "shift" if key.startswith(TRAINABLE) else "denoiser"
             parts[f"{'encoder' if name == 'encoder' else half}.{key}"] = value
     return parts
@@ -251,15 +255,15 @@ def _of_pdae(content: Mapping, path: Path) -> dict[str, Tensor]:
 
 def _of_vissl(content: Mapping, path: Path) -> dict[str, Tensor]:
     """Trunk and heads of a VISSL file, each under its own prefix."""
-    held: object = content
+    inner: object = content
     for key in VISSL.split("."):
-        held = held.get(key) if isinstance(held, Mapping) else None
-    if not isinstance(held, Mapping) or not _is_weights(held.get("trunk")):
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
+    if not isinstance(inner, Mapping) or not _is_weights(inner.get("trunk")):
         raise UserError(
             f"{path} does not hold weights as layout={VISSL} says, a trunk and heads: its entries "
             f"are {_few([str(key) for key in content])}. Try layout=null, which finds out."
         )
-    parts = {part: held[part] for part in ("trunk", "heads") if _is_weights(held.get(part))}
+    parts = {part: inner[part] for part in ("trunk", "heads") if _is_weights(inner.get(part))}
     return {f"{part}.{key}": value for part in parts for key, value in parts[part].items()}
 
 

@@ -95,10 +95,10 @@ _HEADS = {"simclr": 128, "barlow": 8192, "vicreg": 8192, "dino": 256}  # the wid
 
 def _rcdms() -> dict[str, Released]:
     """The nine published RCDMs, and what each must be told."""
-    told = {"supervised": ("supervised", 2048)}
+    representations = {"supervised": ("supervised", 2048)}
     for ssl, width in _HEADS.items():
-        told |= {f"{ssl}_trunk": (f"{ssl} part=trunk", 2048)}
-        told |= {f"{ssl}_head": (f"{ssl} part=head", width)}
+        representations |= {f"{ssl}_trunk": (f"{ssl} part=trunk", 2048)}
+        representations |= {f"{ssl}_head": (f"{ssl} part=head", width)}
     return {
         f"rcdm_{name}": _free(
             f"{META}/rcdm/rcdm_ema_{name}.pt",
@@ -107,7 +107,7 @@ def _rcdms() -> dict[str, Released]:
             f"RCDM U-Net, ImageNet 128 px (about 1.7 GB), told the vector of "
             f"representation={what}, {width} wide",
         )
-        for name, (what, width) in told.items()
+        for name, (what, width) in representations.items()
     }
 
 
@@ -228,9 +228,9 @@ def proven(checkpoint: str | Path, path: Path) -> str:
     if entry is None:
         return sha256(path)
     record = _record_of(path)
-    seen = _recorded(record)
-    if seen.get("file") == _signature(path) and entry.sha256 in (None, seen["sha256"]):
-        return seen["sha256"]
+    proof = _recorded(record)
+    if proof.get("file") == _signature(path) and entry.sha256 in (None, proof["sha256"]):
+        return proof["sha256"]
     digest, _ = recheck(path, entry.sha256)
     _remember(record, {"sha256": digest, "url": entry.url, "file": _signature(path)})
     return digest
@@ -262,8 +262,8 @@ def _recorded(record: Path) -> dict:
     if not record.exists():
         return {}
     try:
-        seen = json.loads(record.read_bytes())
-        return {"sha256": str(seen["sha256"]), "file": list(seen["file"])}
+        proof = json.loads(record.read_bytes())
+        return {"sha256": str(proof["sha256"]), "file": list(proof["file"])}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{record} is damaged: remove it to trust the weights afresh.") from error
 

@@ -29,10 +29,10 @@ OmegaConf.register_new_resolver("diffdict.step", checkpoint_step, replace=True)
 
 def sweep_over_checkpoints(words: Sequence[str]) -> list[str]:
     """The words of a command, where `checkpoints=FOLDER` becomes a sweep over its files."""
-    asked = [word for word in words if word.lstrip("+").partition("=")[0] == KEY]
-    if not asked or any(word.partition("=")[0] in LOOKS_ONLY for word in words):
+    typed = [word for word in words if word.lstrip("+").partition("=")[0] == KEY]
+    if not typed or any(word.partition("=")[0] in LOOKS_ONLY for word in words):
         return list(words)
-    folder, rest = _folder(asked[-1]), [word for word in words if word not in asked]
+    folder, rest = _folder(typed[-1]), [word for word in words if word not in typed]
     if folder is None:
         return rest
     _check_task(folder, rest)
@@ -42,10 +42,10 @@ def sweep_over_checkpoints(words: Sequence[str]) -> list[str]:
     if any(word in SWEEPS for word in rest):
         flags = [word for word in rest if word.startswith("-")]
         return [*flags, sweep, *(word for word in rest if word not in flags)]
-    own = [word.replace("hydra.run.dir=", "hydra.sweep.dir=", 1) for word in rest]
-    if not any(word.startswith("hydra.sweep.subdir=") for word in own):
-        own.append(f"hydra.sweep.subdir={SUBDIR}")
-    return [SWEEPS[0], *own, sweep]
+    arguments = [word.replace("hydra.run.dir=", "hydra.sweep.dir=", 1) for word in rest]
+    if not any(word.startswith("hydra.sweep.subdir=") for word in arguments):
+        arguments.append(f"hydra.sweep.subdir={SUBDIR}")
+    return [SWEEPS[0], *arguments, sweep]
 
 
 def checkpoints_of(folder: str) -> list[Path]:

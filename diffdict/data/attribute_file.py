@@ -112,8 +112,8 @@ def read_csv(path: Path) -> AttributeTable:
             f"{len(names)} names: give each picture as many, empty where unknown"
         )
     keys = [row[0].strip() for row in lines[1:]]
-    found = _rows(path, names, keys, [[cell.strip() for cell in row[1:]] for row in lines[1:]])
-    return AttributeTable(path, names, *found)
+    content = _rows(path, names, keys, [[cell.strip() for cell in row[1:]] for row in lines[1:]])
+    return AttributeTable(path, names, *content)
 
 
 def read_lfw(path: Path) -> AttributeTable:
@@ -152,11 +152,11 @@ def _rows(
         twice = next(key for place, key in enumerate(keys) if rows[key] != place)
         raise UserError(f"{path} has two rows for {twice}: take one out")
     values = np.empty((len(keys), len(names)), dtype=np.float32)
-    for place, own in enumerate(cells):
+    for place, row in enumerate(cells):
         try:
-            values[place] = own
+            values[place] = row
         except ValueError:
-            values[place] = [_number(cell, path, keys[place]) for cell in own]
+            values[place] = [_number(cell, path, keys[place]) for cell in row]
     if not kinds:
         return rows, values, (False,) * len(names)
     binary = tuple(_binary(values[:, i], name, path) for i, name in enumerate(names))
@@ -180,13 +180,13 @@ def _number(cell: str, path: Path, key: PictureKey) -> float:
 
 def _binary(values: Float32[np.ndarray, " rows"], name: str, path: Path) -> bool:
     """Whether an attribute is one of two; both ways of saying it at once are refused."""
-    known = set(np.unique(values[~np.isnan(values)]).tolist())
-    if known == {-1.0, 0.0, 1.0}:
+    levels = set(np.unique(values[~np.isnan(values)]).tolist())
+    if levels == {-1.0, 0.0, 1.0}:
         raise UserError(
             f"{name} in {path} is -1, 0 and 1: a binary attribute is 0 and 1 or -1 and 1, empty "
             "where unknown; a number needs other values too"
         )
-    return bool(known) and (known <= {0.0, 1.0} or known <= {-1.0, 1.0})
+    return bool(levels) and (levels <= {0.0, 1.0} or levels <= {-1.0, 1.0})
 
 
 def _text(path: Path) -> str:

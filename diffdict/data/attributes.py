@@ -32,8 +32,8 @@ class Attribute(NamedTuple):
 
 def check_attributes(attributes: Sequence[Attribute], place: str) -> None:
     """Names differ, kinds are known, and twins are twins of each other; `place` says whose."""
-    known = {attribute.name: attribute for attribute in attributes}
-    if len(known) < len(attributes) or "" in known:
+    by_name = {attribute.name: attribute for attribute in attributes}
+    if len(by_name) < len(attributes) or "" in by_name:
         raise UserError(
             f"The attributes of {place} need names that differ, got "
             f"{', '.join(repr(attribute.name) for attribute in attributes)}: give each its own"
@@ -45,7 +45,7 @@ def check_attributes(attributes: Sequence[Attribute], place: str) -> None:
             )
         if mirrored in OWN:
             continue
-        twin = known.get(mirrored)
+        twin = by_name.get(mirrored)
         if twin is None or twin.mirrored != name or twin.kind != kind:
             raise UserError(
                 f"In a mirror attribute {name} of {place} becomes {mirrored!r}: it must be same, "
@@ -107,42 +107,42 @@ def with_twins(columns: Sequence[int], attributes: Sequence[Attribute]) -> list[
     """These columns, then those from which a mirror takes their values."""
     places = {attribute.name: place for place, attribute in enumerate(attributes)}
     twins = [attributes[column].mirrored for column in columns]
-    own = [places[twin] for twin in twins if twin not in OWN]
-    return list(dict.fromkeys([*columns, *own]))
+    added = [places[twin] for twin in twins if twin not in OWN]
+    return list(dict.fromkeys([*columns, *added]))
 
 
 def asked_columns(asked: str | Sequence[str] | None, facts: Mapping) -> list[int]:
     """Which of a set's attributes are asked for: by name, all of one kind, or all (None)."""
-    known = [attribute["name"] for attribute in facts["attributes"]]
+    all_names = [attribute["name"] for attribute in facts["attributes"]]
     if asked is None:
-        return list(range(len(known)))
+        return list(range(len(all_names)))
     if asked in KINDS:
-        own = [i for i, one in enumerate(facts["attributes"]) if one["kind"] == asked]
-        if not own:
+        columns = [i for i, one in enumerate(facts["attributes"]) if one["kind"] == asked]
+        if not columns:
             raise UserError(
-                f"data.attributes={asked}, and of the {len(known)} attributes of "
+                f"data.attributes={asked}, and of the {len(all_names)} attributes of "
                 f"{facts['dataset']} none is {asked}: data.attributes=null takes all"
             )
-        return own
+        return columns
     names = [asked] if isinstance(asked, str) else list(dict.fromkeys(asked))
     for name in names:
-        if name not in known:
-            close = get_close_matches(str(name), known, 1)
+        if name not in all_names:
+            close = get_close_matches(str(name), all_names, 1)
             mean = f"Did you mean {close[0]}? " if close else ""
             raise UserError(
                 f"{facts['dataset']} has no attribute {name!r}. {mean}data.attributes is "
-                f"binary, number, null or some of {', '.join(known)}"
+                f"binary, number, null or some of {', '.join(all_names)}"
             )
     if not names:
         raise UserError("data.attributes=[] asks for none: null takes all")
-    return [known.index(name) for name in names]
+    return [all_names.index(name) for name in names]
 
 
 def asked_facts(facts: Mapping, columns: Sequence[int]) -> dict[str, object]:
     """What a probe of these attributes predicts, in the words of a set's facts."""
-    own = [facts["attributes"][column] for column in columns]
-    names = [attribute["name"] for attribute in own]
-    return {"num_classes": len(own), "class_names": names, "attributes": own}
+    chosen = [facts["attributes"][column] for column in columns]
+    names = [attribute["name"] for attribute in chosen]
+    return {"num_classes": len(chosen), "class_names": names, "attributes": chosen}
 
 
 def check_same_attributes(ours: Mapping, theirs: Mapping) -> None:

@@ -50,8 +50,8 @@ class ClassFolder(Pictures):
         self.num_classes, self.palette = len(self.class_names), palette(len(self.class_names))
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         listed = self._listed(counts["val"])
-        taken = split_range(len(listed), split, counts, name, shared=False)
-        self.pictures = [listed[place] for place in taken]
+        places = split_range(len(listed), split, counts, name, shared=False)
+        self.pictures = [listed[place] for place in places]
         self.image_size = image_size if image_size is not None else self._native_size()
 
     @functools.cached_property
@@ -117,12 +117,12 @@ def list_classes(root: Path) -> list[str]:
             f"No folder {root} with a folder for each class: make it, or dataset.path=… names the "
             "folder that holds train/ and test/"
         )
-    found = sorted(entry.name for entry in entries(root) if entry.is_dir())
-    if not found:
+    names = sorted(entry.name for entry in entries(root) if entry.is_dir())
+    if not names:
         raise UserError(
             f"{root} holds no folders, and those are the classes: put each class's pictures in one"
         )
-    return found
+    return names
 
 
 def list_pictures_below(folder: Path) -> Iterator[str]:

@@ -53,9 +53,9 @@ class ComparedPictures(ImageDataModule):
                 f"{real.image_size}×{real.image_size}: dataset.image_size={side}"
             )
         described = _described(real)
-        own = {key: described[key] for key in ("split", "pictures")}
-        own["dataset_hash"] = described["fingerprint"]
-        return {**real.facts, **own, "real": described, "sampled": _described(sampled)}
+        source = {key: described[key] for key in ("split", "pictures")}
+        source["dataset_hash"] = described["fingerprint"]
+        return {**real.facts, **source, "real": described, "sampled": _described(sampled)}
 
     def test_dataloader(self) -> list[EvaluationLoader]:
         """The real pictures, unless the task knows what it needs of them; then the samples."""

@@ -62,11 +62,11 @@ def list_pictures(files: Iterable[str]) -> list[str]:
         for name in files
         if os.path.splitext(name)[1].lower() in PICTURES and not name.startswith("masks/")
     }
-    known = set(stems.values())
+    all_stems = set(stems.values())
     return sorted(
         name
         for name, stem in stems.items()
-        if not (stem.endswith("_mask") and stem.removesuffix("_mask") in known)
+        if not (stem.endswith("_mask") and stem.removesuffix("_mask") in all_stems)
     )
 
 
@@ -128,10 +128,12 @@ class FolderDataset(Pictures):
         self.root, self.shared = self._split_folder()
         self._list(counts, masks)
         check_fit(crop, resize, self.labelled)
-        said = read_classes(self.path)
-        names = class_names if class_names is not None else said.get("class_names")
+        listing = read_classes(self.path)
+        names = class_names if class_names is not None else listing.get("class_names")
         self.class_names = class_list(names, num_classes, name) or []
-        self.ignore_label = ignore_label if ignore_label is not None else said.get("ignore_label")
+        self.ignore_label = (
+            ignore_label if ignore_label is not None else listing.get("ignore_label")
+        )
         if self.labelled and not self.class_names:
             raise UserError(
                 f"{name} has masks, and nothing says how many classes: dataset.num_classes=…, "
@@ -188,17 +190,17 @@ class FolderDataset(Pictures):
     def _read_attributes(self, mirrors: Mapping[str, str]) -> None:
         """Of the file beside the pictures, by the path below it, or by the bare name."""
         places = [self.root / ATTRIBUTES, self.path / ATTRIBUTES]
-        found = next((path for path in places if path.is_file()), None)
-        if found is None:
+        file = next((path for path in places if path.is_file()), None)
+        if file is None:
             if mirrors:
                 raise UserError(
                     f"dataset.attribute_mirrors is about attributes, and {self.name} has no "
                     f"{places[-1]}: add it, or leave this out"
                 )
             return
-        table = read_csv(found)
-        self.attribute_file, self.attributes = found, table.attributes(mirrors)
-        below = [os.path.relpath(self.root / name, found.parent) for name in self.pictures]
+        table = read_csv(file)
+        self.attribute_file, self.attributes = file, table.attributes(mirrors)
+        below = [os.path.relpath(self.root / name, file.parent) for name in self.pictures]
         keys = [
             name if name in table.rows or shared not in table.rows else shared
             for shared, name in zip(self.pictures, below, strict=True)

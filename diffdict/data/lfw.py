@@ -44,8 +44,8 @@ class LfwDataset(Pictures):
         counts = dict(zip(SPLITS, (train_pictures, val_pictures, test_pictures), strict=True))
         table = self._table()
         every = self._listed(self._people(val_people))
-        known = [picture for picture in every if picture in table.rows]
-        self.pictures = known[: counts[split]]
+        with_attributes = [picture for picture in every if picture in table.rows]
+        self.pictures = with_attributes[: counts[split]]
         if split != "val" and not self.pictures:
             raise UserError(
                 f"No picture of {name} for {split} has a row in {table.path}: its persons must be "
@@ -101,8 +101,12 @@ class LfwDataset(Pictures):
             )
         if self.split == "test":
             return people
-        held = range(len(people) - 1, -1, -val_people) if val_people else ()
-        wanted = set(held) if self.split == "val" else set(range(len(people))).difference(held)
+        last_people = range(len(people) - 1, -1, -val_people) if val_people else ()
+        wanted = (
+            set(last_people)
+            if self.split == "val"
+            else set(range(len(people))).difference(last_people)
+        )
         return [person for place, person in enumerate(people) if place in wanted]
 
     def _listed(self, people: list[tuple[str, int]]) -> list[tuple[str, int]]:

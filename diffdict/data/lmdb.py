@@ -83,21 +83,21 @@ def _check_whole(path: Path, environment: object) -> None:
 
 def ranged(ranges: Mapping[str, Sequence[int]], length: int, split: str, dataset: str) -> range:
     """The positions of a split, where each has a first and an end of its own."""
-    asked = {name: list(ends) for name, ends in ranges.items()}
-    for name, ends in asked.items():
+    bounds = {name: list(ends) for name, ends in ranges.items()}
+    for name, ends in bounds.items():
         if name not in SPLITS or len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= length:
             raise UserError(
                 f"dataset.ranges gives the first picture and the end of train, val and test, of "
                 f"the {length} pictures of {dataset}, got {name}: {ends}: {{train: [0,{length}]}}"
             )
-    ordered = sorted(ends for ends in asked.values() if ends[0] < ends[1])
+    ordered = sorted(ends for ends in bounds.values() if ends[0] < ends[1])
     for (_, end), (begin, _) in pairwise(ordered):
         if begin < end:
             raise UserError(
                 f"dataset.ranges of {dataset} overlap: a split begins at {begin} and another ends "
                 f"at {end}. No picture may be in two of them"
             )
-    begin, end = asked.get(split, (0, 0))
+    begin, end = bounds.get(split, (0, 0))
     if begin == end and split != "val":
         raise UserError(
             f"dataset.ranges of {dataset} says nothing of {split}: {split}: [first, end], or "
@@ -181,9 +181,9 @@ class LmdbDataset(Pictures):
         if ranges is None:
             self.positions = split_range(length, split, counts, name, not apart)
         else:
-            own = ranged(ranges, length, split, name)
-            taken = split_range(len(own), split, counts, name, shared=False)
-            self.positions = own[taken.start : taken.stop]
+            positions = ranged(ranges, length, split, name)
+            part = split_range(len(positions), split, counts, name, shared=False)
+            self.positions = positions[part.start : part.stop]
         if self.positions:
             self._bytes(0)
             self._bytes(len(self) - 1)
@@ -213,13 +213,13 @@ class LmdbDataset(Pictures):
     @property
     def fingerprint(self) -> str:
         """Changes with any byte of the file, and with which pictures are taken at what size."""
-        taken = (self.positions.start, self.positions.stop, self.stored_size)
-        facts = [taken, *fit_facts(self.image_size, self.crop, self.resize)]
+        selection = (self.positions.start, self.positions.stop, self.stored_size)
+        facts = [selection, *fit_facts(self.image_size, self.crop, self.resize)]
         if self.window is not None:
             facts.append(self.window)
         if self.attributes:
-            said = [attribute._asdict() for attribute in self.attributes]
-            facts.append((said, hashlib.sha256(self.values.numpy().tobytes()).hexdigest()))
+            attributes = [attribute._asdict() for attribute in self.attributes]
+            facts.append((attributes, hashlib.sha256(self.values.numpy().tobytes()).hexdigest()))
         return fingerprint(self.data.parent, [self.data.name], *facts)
 
     def _key(self, index: int) -> str:
@@ -238,8 +238,10 @@ class LmdbDataset(Pictures):
                 )
             table = read_list(path)
             table = read_list(path, {old: names[old] for old in table.names if old in names})
-            own = {name: how for name, how in mirrors.items() if name in (EVERY, *table.names)}
-            attributes += table.attributes(own)
+            table_mirrors = {
+                name: how for name, how in mirrors.items() if name in (EVERY, *table.names)
+            }
+            attributes += table.attributes(table_mirrors)
             values.append(table.of(pictures, self.name))
         check_attributes(attributes, self.name)
         known = {EVERY, *(attribute.name for attribute in attributes)}
@@ -253,25 +255,25 @@ class LmdbDataset(Pictures):
 
     def _length(self) -> int:
         with open_environment(self.path).begin() as transaction:
-            said = transaction.get(b"length")
-            if said is None or not said.isdigit():
+            value = transaction.get(b"length")
+            if value is None or not value.isdigit():
                 first = next(iter(transaction.cursor().iternext(values=False)), b"")
                 raise UserError(
                     f"{self.path} has no key 'length' with a number (its first key is "
                     f"{first[:40]!r}): the keys must be {{size}}-{{index:05d}} and length, as "
                     "Diff-AE's preparation writes them"
                 )
-            return int(said)
+            return int(value)
 
     def _bytes(self, index: int) -> bytes:
         key = self._key(index)
         with open_environment(self.path).begin() as transaction:
-            found = transaction.get(key.encode())
-            if found is None:
+            value = transaction.get(key.encode())
+            if value is None:
                 first = next(iter(transaction.cursor().iternext(values=False)), b"")
                 raise UserError(
                     f"{self.path} has no key {key} (its first key is {first[:40]!r}): "
                     "dataset.stored_size=… is the size in the keys, dataset.index_width=… how many "
                     "digits its number has; where one is missing in the middle, make the file again"
                 )
-            return found
+            return value

@@ -79,8 +79,8 @@ class NpzDataset(Pictures):
         check_fit(crop, resize, bool(self.files and self.files[0].masks))
         self.ends = np.cumsum([arrays.images.shape[0] for arrays in self.files])
         total = int(self.ends[-1]) if files else 0
-        taken = split_range(min(total, max_data or total), split, counts, name, shared)
-        self.rows, self.taken = np.arange(taken.start, taken.stop), (taken.start, taken.stop)
+        part = split_range(min(total, max_data or total), split, counts, name, shared)
+        self.rows, self.taken = np.arange(part.start, part.stop), (part.start, part.stop)
         self.said = read_classes(self.path if self.path.is_dir() else self.path.parent)
         if class_names is None and not (self.files and self.files[0].masks):
             class_names = picture_classes  # of one kind, by either word
@@ -90,16 +90,16 @@ class NpzDataset(Pictures):
         self.image_size = image_size if image_size is not None else self._native_size()
         if filter is not None and split == "train":
             self.taken += (filter, filter_portion)
-            known = self._required_uncertainty()
-            self.rows = self.rows[keep_certain(known, filter, filter_portion, name)]
+            uncertainty = self._required_uncertainty()
+            self.rows = self.rows[keep_certain(uncertainty, filter, filter_portion, name)]
 
     @property
     def uncertainty(self) -> Float[np.ndarray, " pictures"] | None:
         """How unsure the labeller was of each picture, where the files say so."""
-        known = [arrays.uncertainties for arrays in self.files]
-        if not known or known[0] is None:
+        members = [arrays.uncertainties for arrays in self.files]
+        if not members or members[0] is None:
             return None
-        return np.concatenate([member.map() for member in known if member.shape[0]])[self.rows]
+        return np.concatenate([member.map() for member in members if member.shape[0]])[self.rows]
 
     @property
     def fingerprint(self) -> str:
@@ -149,8 +149,8 @@ class NpzDataset(Pictures):
         if self.labelled or self.attributes or not self.picture_classes:
             return super().labels_of(indices)
         label = whole_numbers(self._rows("classes", indices), f"The labels of {self.name}")
-        known = (label >= 0) & (label < self.num_classes) | (label == self.ignore_label)
-        if not known.all():
+        valid = (label >= 0) & (label < self.num_classes) | (label == self.ignore_label)
+        if not valid.all():
             return super().labels_of(indices)  # which says of which picture
         return {
             "label": torch.from_numpy(label.astype(np.int64)),
@@ -217,8 +217,8 @@ class NpzDataset(Pictures):
         marker = self.path / "samples.json"
         if not marker.is_file():
             return
-        known = json.loads(marker.read_text())
-        wanted = -(-known["number"] // known["shard_size"])
+        record = json.loads(marker.read_text())
+        wanted = -(-record["number"] // record["shard_size"])
         there = len(list(self.path.glob("samples_*.npz")))
         if there < wanted:
             raise UserError(
@@ -283,10 +283,10 @@ class NpzDataset(Pictures):
         return min(self._sides(), default=0)
 
     def _required_uncertainty(self) -> Float[np.ndarray, " pictures"]:
-        known = self.uncertainty
-        if known is None:
+        uncertainty = self.uncertainty
+        if uncertainty is None:
             raise UserError(
                 f"{self.files[0].path} holds no uncertainties (arr_2, or arr_3 where latents are "
                 f"third), so {self.name} cannot be filtered by them: dataset.filter=null"
             )
-        return known
+        return uncertainty

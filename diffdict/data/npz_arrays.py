@@ -79,8 +79,8 @@ def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Memb
 
 
 def _decoded(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
-    seen = path.stat()
-    facts = f"{path.resolve()}\0{seen.st_size}\0{seen.st_mtime_ns}"
+    stat = path.stat()
+    facts = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     key = xxhash.xxh3_128_hexdigest(facts.encode())
     decoded = cache_folder() / "npz" / f"{key}-{info.filename}"
     if not decoded.exists():

@@ -74,10 +74,10 @@ def read_attributes(path: Path, names: set[str]) -> tuple[Attribute, ...]:
             f"{path} must hold attributes and {WORDS[0]} together, it holds one of them: save the "
             "other beside it"
         )
-    counts = {key: len(found) for key, found in words.items()}
+    counts = {key: len(values) for key, values in words.items()}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} {key}" for key, count in counts.items())
-        raise UserError(f"{path} holds {said}: there must be one of each for every attribute")
+        lengths = ", ".join(f"{count} {key}" for key, count in counts.items())
+        raise UserError(f"{path} holds {lengths}: there must be one of each for every attribute")
     named = words.get(WORDS[0], [])
     kinds = words.get(WORDS[1], ["number"] * len(named))
     mirrors = words.get(WORDS[2], [""] * len(named))
@@ -112,12 +112,12 @@ def _check(arrays: Arrays) -> None:
         )
     per_picture, per_pixel = images.shape[:1], images.shape[:3]
     values = (*per_picture, len(arrays.described))
-    said = f"whole numbers of shape {per_picture} (a class each) or {per_pixel} (masks)"
-    _check_array(arrays, "labels", "iufb", (per_picture, per_pixel), said)
-    said = f"floating-point numbers of shape {per_picture}, one a picture"
-    _check_array(arrays, "uncertainties", "f", (per_picture,), said)
-    said = f"numbers of shape {values}, pictures × attribute_names"
-    _check_array(arrays, "attributes", "iufb", (values,), said)
+    rule = f"whole numbers of shape {per_picture} (a class each) or {per_pixel} (masks)"
+    _check_array(arrays, "labels", "iufb", (per_picture, per_pixel), rule)
+    rule = f"floating-point numbers of shape {per_picture}, one a picture"
+    _check_array(arrays, "uncertainties", "f", (per_picture,), rule)
+    rule = f"numbers of shape {values}, pictures × attribute_names"
+    _check_array(arrays, "attributes", "iufb", (values,), rule)
 
 
 def check_classes(arrays: Arrays) -> None:

@@ -31,13 +31,13 @@ def find_pictures(name: str, path: Path, archive: Mapping[str, str] | None, down
                 "fetches it, or dataset.path=… names the folder you have"
             )
         _fetch(archive, folder)
-    found = folder if path == folder else _folder_named(path.name, folder)
-    if found is None:
+    place = folder if path == folder else _folder_named(path.name, folder)
+    if place is None:
         raise UserError(
             f"{folder} is there, and no folder in it is called {path.name}: move it away, and "
             f"dataset.download=true fetches {about}; or dataset.path=… names the folder you have"
         )
-    return found
+    return place
 
 
 def _fetch(archive: Mapping[str, str], folder: Path) -> None:

@@ -23,8 +23,8 @@ class RealPictures(Pictures):
     """
 
     def __init__(self, name: str, real: Callable[..., Dataset], split: str, **own: object) -> None:
-        known = set(getattr(real, "keywords", {})) - {*SHARED}
-        self.settings = "|".join(sorted(known)) or "$^"
+        parameters = set(getattr(real, "keywords", {})) - {*SHARED}
+        self.settings = "|".join(sorted(parameters)) or "$^"
         with self._below_real():
             self.pictures = real(split="train" if split == "val" else split, **own)
         self.real_name, self.pictures.name = self.pictures.name, name
@@ -75,31 +75,31 @@ def synthetic_set(
 
     Size and classes are those of the real set; the other arguments are NpzDataset's.
     """
-    own = {} if image_size is None else {"image_size": image_size}
+    options = {} if image_size is None else {"image_size": image_size}
     if download and "download" in getattr(real, "keywords", {}):
-        own["download"] = True  # of both
-    known = RealPictures(name, real, split, **own)
-    if not known.labelled:
+        options["download"] = True  # of both
+    real_pictures = RealPictures(name, real, split, **options)
+    if not real_pictures.labelled:
         raise UserError(
-            f"{known.real_name} has no masks to test with: dataset/real=… names another set"
+            f"{real_pictures.real_name} has no masks to test with: dataset/real=… names another set"
         )
     if split != "train":
-        return known
+        return real_pictures
     made = NpzDataset(
         name,
         path,
         split,
-        image_size=known.image_size,
-        class_names=known.class_names,
-        ignore_label=known.ignore_label,
+        image_size=real_pictures.image_size,
+        class_names=real_pictures.class_names,
+        ignore_label=real_pictures.ignore_label,
         filter=filter,
         filter_portion=filter_portion,
         max_data=max_data,
         download=download,
         archive=archive,
     )
-    _check_classes(made, known)
-    made.palette = known.palette
+    _check_classes(made, real_pictures)
+    made.palette = real_pictures.palette
     return made
 
 
@@ -110,10 +110,10 @@ def _check_classes(made: NpzDataset, known: RealPictures) -> None:
             "makes both"
         )
     ours = known.class_names
-    said = read_classes(Path(made.path)).get("class_names", ours)
-    if said != ours:
+    classes = read_classes(Path(made.path)).get("class_names", ours)
+    if classes != ours:
         raise UserError(
-            f"{made.path} was labelled with {len(said)} classes ({', '.join(said[:3])} …), "
+            f"{made.path} was labelled with {len(classes)} classes ({', '.join(classes[:3])} …), "
             f"{known.real_name} has {len(ours)} ({', '.join(ours[:3])} …): "
             "dataset/real=… names the set that its labeller learned from"
         )

@@ -46,13 +46,13 @@ class TinyImageNet(Pictures):
             self.path = find_pictures(name, self.path, archive, download)
         self.ids = sorted(self._lines(NAMES))
         words = dict(line.split("\t")[:2] for line in self._lines(WORDS) if "\t" in line)
-        first = {key: said.partition(",")[0] for key, said in words.items()}
+        first = {key: text.partition(",")[0] for key, text in words.items()}
         self.class_names = self.picture_classes = [first.get(one, one) for one in self.ids]
         self.num_classes, self.palette = len(self.ids), palette(len(self.ids))
         listed = {"train": self._training, "val": list, "test": self._annotated}[split]()
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
-        taken = split_range(len(listed), split, counts, name, shared=False)
-        self.pictures = [listed[place] for place in taken]
+        places = split_range(len(listed), split, counts, name, shared=False)
+        self.pictures = [listed[place] for place in places]
         self.image_size = SIDE if image_size is None else image_size
 
     @property

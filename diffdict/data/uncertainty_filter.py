@@ -30,12 +30,12 @@ def keep_certain(
     dropped = int(len(order) * portion)
     if rule == "portion":
         return order[: len(order) - dropped]
-    kept = order[OFFSET : OFFSET - dropped]
-    if not len(kept):
+    rows = order[OFFSET : OFFSET - dropped]
+    if not len(rows):
         raise UserError(
             f"dataset.filter=published leaves none of the {len(order)} pictures of {name}: it "
             f"drops the {OFFSET} most certain too, and at dataset.filter_portion={portion} needs "
             f"{math.ceil((OFFSET + 1) / portion)} or more. dataset.filter=portion drops the most "
             "uncertain only"
         )
-    return kept
+    return rows

@@ -196,10 +196,10 @@ class _Download:
     def known(self) -> _Remote | None:
         """What the part on disk is a piece of, when it was left by this address."""
         try:
-            known = _Remote(**json.loads(self.state.read_bytes()))
+            remote = _Remote(**json.loads(self.state.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
-        return known if known.url == self.url else None
+        return remote if remote.url == self.url else None
 
     def connect(self, offset: int, known: _Remote | None) -> http.client.HTTPResponse:
         """The answer to a request for everything from this byte on."""
@@ -247,9 +247,9 @@ class _Download:
                 raise _BrokenOff(str(error) or type(error).__name__) from error
             if not chunk:
                 break
-            left = memoryview(chunk)
-            while left:
-                left = left[self.file.write(left) :]
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self.file.write(rest) :]
             progress.advance(task, len(chunk))
         if length is not None and self.size != length:
             raise _BrokenOff(f"{self.size} of {length} bytes came")

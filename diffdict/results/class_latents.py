@@ -21,12 +21,12 @@ class ClassLatents:
         self.rows: dict[str, Row] = {}
         self.latents: dict[int, Row] = {}
         for folder in _places(Path(path)) if tables is None else [Path(tables)]:
-            found = (read_results(folder) or {}).get("tables", {})
+            contents = (read_results(folder) or {}).get("tables", {})
             rows = [
-                row for row in found.get("classes", ()) if row.get("dictionary") in (None, name)
+                row for row in contents.get("classes", ()) if row.get("dictionary") in (None, name)
             ]
             if rows and "excess" in rows[0]:
-                own = [r for r in found["latents"] if r.get("dictionary") in (None, name)]
+                own = [r for r in contents["latents"] if r.get("dictionary") in (None, name)]
                 self.rows = {row["class"]: row for row in rows}
                 self.latents = {row["latent"]: row for row in own}
                 return

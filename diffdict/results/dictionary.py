@@ -77,6 +77,6 @@ def _figures(metrics: Mapping[str, Tensor], name: str) -> dict[str, float | None
         split, _, rest = key.partition("/")
         whose, _, figure = rest.rpartition("/")
         if whose in ("", name) and torch.is_tensor(value) and value.numel() == 1:
-            own = float(value)
-            figures[f"{split}/{figure}"] = own if math.isfinite(own) else None
+            number = float(value)
+            figures[f"{split}/{figure}"] = number if math.isfinite(number) else None
     return figures

@@ -94,8 +94,8 @@ def open_directions(path: str | Path, moments: str | None = None) -> Directions:
 def _published(path: Path, state: Mapping, moments: str | None) -> Directions:
     """A bare Linear on normalised codes."""
     state = unwrapped(dict(state))
-    found = {key.rpartition(".")[2]: value for key, value in state.items()}
-    weight, bias = found.get("weight"), found.get("bias")
+    parameters = {key.rpartition(".")[2]: value for key, value in state.items()}
+    weight, bias = parameters.get("weight"), parameters.get("bias")
     if len(state) != 2 or weight is None or bias is None or weight.ndim != 2:
         raise UserError(f"{path} holds no linear classifier under {PUBLISHED}")
     if moments is None:
@@ -112,8 +112,8 @@ def read_moments(path: str, code: int) -> tuple[Float[Tensor, " code"], Float[Te
     if not Path(path).is_file():
         raise UserError(f"No file {path}: it holds the mean and std of codes")
     content, _ = read(Path(path))
-    found = [content.get(key) for key in ("mean", "std")]
-    if not all(isinstance(one, Tensor) and one.numel() == code for one in found):
+    moments = [content.get(key) for key in ("mean", "std")]
+    if not all(isinstance(one, Tensor) and one.numel() == code for one in moments):
         raise UserError(f"{path} does not hold mean and std of {code} numbers each")
-    mean, std = (one.float().flatten() for one in found)
+    mean, std = (one.float().flatten() for one in moments)
     return mean, torch.where(std > 0, std, 1.0)

@@ -24,5 +24,5 @@ def extracted_by(parts: Iterable[object]) -> list[Row]:
 def totals(rows: Iterable[Row]) -> dict[str, int]:
     """The sums of what is counted in any of these rows."""
     rows = list(rows)
-    known = [name for name in COUNTED if any(name in row for row in rows)]
-    return {name: sum(row.get(name, 0) for row in rows) for name in known}
+    columns = [name for name in COUNTED if any(name in row for row in rows)]
+    return {name: sum(row.get(name, 0) for row in rows) for name in columns}

@@ -58,8 +58,8 @@ def read_statistics(path: str | Path) -> StatisticsFile:
     """What pytorch-fid or `write_statistics` has written, checked; nothing is unpickled."""
     try:
         with NpzFile(path, allow_pickle=False) as file:
-            held = list(file.files)
-            arrays = {key: np.asarray(file[key]) for key in ARRAYS if key in held}
+            names = list(file.files)
+            arrays = {key: np.asarray(file[key]) for key in ARRAYS if key in names}
     except BROKEN as error:
         raise UserError(
             f"{path} is no whole .npz file of mu and sigma ({error}): write it again, or leave it "
@@ -67,7 +67,7 @@ def read_statistics(path: str | Path) -> StatisticsFile:
         ) from error
     if "mu" not in arrays or "sigma" not in arrays:
         raise UserError(
-            f"{path} holds {' '.join(sorted(held)) or 'nothing'}, statistics are mu and sigma: "
+            f"{path} holds {' '.join(sorted(names)) or 'nothing'}, statistics are mu and sigma: "
             "give a file that pytorch-fid --save-stats has written"
         )
     mu, sigma, rows = arrays["mu"], arrays["sigma"], arrays.get("rows")

@@ -90,8 +90,10 @@ def tables_beside(checkpoint: str | Path) -> dict[str, list[Row]]:
         tables = (read_results(folder) or {}).get("tables", {})
     if whose is None:
         return tables
-    own = {n: [row for row in rows if row.get("dictionary") == whose] for n, rows in tables.items()}
-    return {n: [{**row, "dictionary": None} for row in rows] for n, rows in own.items()}
+    selection = {
+        n: [row for row in rows if row.get("dictionary") == whose] for n, rows in tables.items()
+    }
+    return {n: [{**row, "dictionary": None} for row in rows] for n, rows in selection.items()}
 
 
 def find_runs(runs: str | Sequence[str]) -> Runs:
@@ -99,8 +101,8 @@ def find_runs(runs: str | Sequence[str]) -> Runs:
     patterns = [runs] if isinstance(runs, str) else list(runs)
     folders: dict[Path, None] = {}  # each once, in order
     for pattern in patterns:
-        asked = os.path.expanduser(pattern)  # a folder may be named block=3,sae.scale=[2,4]
-        places = [asked] if Path(asked).exists() else glob.glob(asked, recursive=True)
+        path = os.path.expanduser(pattern)  # a folder may be named block=3,sae.scale=[2,4]
+        places = [path] if Path(path).exists() else glob.glob(path, recursive=True)
         places.sort(key=_natural)
         here = [folder for place in places for folder in _runs_below(Path(place))]
         if not here:
@@ -109,22 +111,22 @@ def find_runs(runs: str | Sequence[str]) -> Runs:
                 f"as 'multirun/2026-01-31/*', under which jobs have left their {RESULTS}"
             )
         folders |= dict.fromkeys(here)
-    found = {folder: _lean(read_results(folder)) for folder in folders}
-    finished = [Finished(folder, results) for folder, results in found.items() if results]
-    others = [folder for folder, results in found.items() if not results and _learns(folder)]
+    contents = {folder: _lean(read_results(folder)) for folder in folders}
+    finished = [Finished(folder, results) for folder, results in contents.items() if results]
+    others = [folder for folder, results in contents.items() if not results and _learns(folder)]
     return Runs(finished, others)
 
 
 def _runs_below(place: Path) -> list[Path]:
     """This folder if it is a run's, else all runs under it."""
     place = place.parent if place.name == RESULTS else place
-    found = []
+    folders = []
     for folder, inner, names in os.walk(place):
         if RESULTS in names or RECORD in inner:
-            found.append(Path(folder))
+            folders.append(Path(folder))
             inner.clear()
         inner[:] = sorted((name for name in inner if not name.startswith(".")), key=_natural)
-    return found
+    return folders
 
 
 def _lean(results: dict | None) -> dict | None:
@@ -135,9 +137,9 @@ def _lean(results: dict | None) -> dict | None:
     if results is None:
         return None
     cells = results.get("tables", {}).get("cells", [])
-    known = {row["timestep"]: row["sigma"] for row in cells if row.get("sigma") is not None}
+    levels = {row["timestep"]: row["sigma"] for row in cells if row.get("sigma") is not None}
     lean = {key: value for key, value in results.items() if key != "tables"}
-    return {**lean, "noise_levels": known}
+    return {**lean, "noise_levels": levels}
 
 
 def _learns(folder: Path) -> bool:

@@ -93,8 +93,8 @@ def short_place(config: Mapping) -> str:
     blocks = block if isinstance(block, list) else [block]
     numbers = all(isinstance(one, int) for one in blocks)
     at = None if timestep is None else f"t{format_cell(timestep)}"
-    seen = None if block is None else f"{'b' if numbers else ''}{format_cell(blocks)}"
-    return " ".join(filter(None, [at, seen]))
+    block_text = None if block is None else f"{'b' if numbers else ''}{format_cell(blocks)}"
+    return " ".join(filter(None, [at, block_text]))
 
 
 def size(sae: Mapping) -> str:

@@ -61,8 +61,8 @@ class KeepResults(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
     ) -> None:
         """A training that is resumed at its very end measures nothing more: figures travel."""
-        known = {**self.learned, **trainer.callback_metrics}
-        checkpoint["figures"] = {name: float(value) for name, value in known.items()}
+        logged = {**self.learned, **trainer.callback_metrics}
+        checkpoint["figures"] = {name: float(value) for name, value in logged.items()}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict
@@ -72,8 +72,8 @@ class KeepResults(pl.Callback):
 
     def figures(self, trainer: pl.Trainer) -> dict[str, float]:
         """Those of training, validation and test, by name."""
-        known = {**self.learned, **trainer.callback_metrics}
-        return {name: float(value) for name, value in sorted(known.items())}
+        logged = {**self.learned, **trainer.callback_metrics}
+        return {name: float(value) for name, value in sorted(logged.items())}
 
     @rank_zero_only
     def write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

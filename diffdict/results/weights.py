@@ -25,9 +25,9 @@ class KeepWeights(pl.Callback):
         if trainer.sanity_checking:
             return
         if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise UserError(
-                f"KeepWeights watches {self.monitor}, which was not logged; logged: {known}"
+                f"KeepWeights watches {self.monitor}, which was not logged; logged: {logged}"
             )
         score = float(trainer.callback_metrics[self.monitor])
         if not score < self.best:
@@ -43,8 +43,8 @@ class KeepWeights(pl.Callback):
             self.monitor: f"{score:.6g}",
         }
         path = Path(trainer.default_root_dir) / f"{self.name}.safetensors"
-        net, own = pl_module.exported()
-        export_weights(net, path, facts | own)
+        net, flags = pl_module.exported()
+        export_weights(net, path, facts | flags)
 
     def state_dict(self) -> dict[str, float]:
         """The best score: a resumed run does not put a worse network in its place."""

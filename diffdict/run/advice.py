@@ -95,13 +95,13 @@ def _chosen(cfg: DictConfig, words: list[str]) -> list[str]:
 
 def _nearest(group: str, place: str, cfg: DictConfig, words: Sequence[str]) -> str | None:
     """The option of its own name, or the one that a checkpoint's config differs least from."""
-    wanted, found = _node(cfg, place), {}
+    wanted, distances = _node(cfg, place), {}
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     for option in [wanted["name"]] if wanted.get("name") in options else options:
         with suppress(HydraException, OmegaConfBaseException):  # no option beside the other words
             made = _node(_composed([*words, f"{group}={option}"]), place)
-            found[option] = len(list(_changes(place, made, wanted)))
-    return min(found, key=found.get, default=None)
+            distances[option] = len(list(_changes(place, made, wanted)))
+    return min(distances, key=distances.get, default=None)
 
 
 def _lacking(cfg: DictConfig, words: Sequence[str], places: Sequence[str]) -> list[str]:
@@ -147,8 +147,8 @@ def _changes(place: str, made: object, wanted: object) -> Iterator[str]:
 def _flags() -> list[str]:
     """Where words come from that are not ours."""
     hydra = HydraConfig.get()
-    own = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    flags = [word for path in own for word in ("--config-dir", path)]
+    folders = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    flags = [word for path in folders for word in ("--config-dir", path)]
     return flags + [word for word in hydra.overrides.hydra if _key(word) == "hydra.searchpath"]
 
 

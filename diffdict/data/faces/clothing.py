@@ -78,7 +78,7 @@ def draw_hat(dice: Dice, canvas: Canvas, head: Head, traits: Traits) -> None:
         dice.between(1.5, 1.75),
     )
     worn = dice.chance(0.36)
-    traits.add(hat=worn, **{name: worn and kind == own for own, name in HATS.items()})
+    traits.add(hat=worn, **{name: worn and kind == each for each, name in HATS.items()})
     if not worn:
         return
     if kind != "cone":  # which stands on the hair

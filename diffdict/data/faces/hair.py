@@ -62,7 +62,7 @@ def draw_front_hair(
         dice.between(-0.6, 0.6),
         dice.between(-0.3, 0.15),
     )
-    traits.add(**{name: style == own for own, name in CUTS.items()})
+    traits.add(**{name: style == each for each, name in CUTS.items()})
     if style == "bald":
         return
     shade = lightness(hair)
@@ -100,7 +100,7 @@ def draw_beard(dice: Dice, canvas: Canvas, head: Head, hair: Colour, traits: Tra
         dice.between(1.0, 1.15),
     )
     grown = dice.chance(0.38)
-    traits.add(beard=grown, **{name: grown and kind == own for own, name in BEARDS.items()})
+    traits.add(beard=grown, **{name: grown and kind == each for each, name in BEARDS.items()})
     if not grown:
         return
     if kind == "full":

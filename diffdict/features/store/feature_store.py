@@ -84,12 +84,12 @@ class FeatureStore:
     ) -> "FeatureStore":
         """A store to write into: new, or the one that stands there with the same identity."""
         path = Path(path)
-        asked = identity.facts
+        wanted = identity.facts
         if not (path / "store.json").exists():
             files.writable_folder(path)
-        facts = {"identity": asked, "recorded": {**(recorded or {}), "versions": versions()}}
+        facts = {"identity": wanted, "recorded": {**(recorded or {}), "versions": versions()}}
         facts = write_once(path / "store.json", facts)
-        require_same(path, facts["identity"], asked)
+        require_same(path, facts["identity"], wanted)
         store = cls(path, facts, {stream.name: stream for stream in streams})
         for stream in store.streams.values():
             store._create_stream(stream)
@@ -142,15 +142,15 @@ class FeatureStore:
         What a network without timesteps saw has none to choose from: whichever is asked for.
         """
         timestep = timestep if self.identity["noise"] is not None else None
-        found = {(s.timestep, s.block): name for name, s in self.features.items()}
-        held = [list(dict.fromkeys(axis)) for axis in zip(*found, strict=True)]
-        timesteps, blocks = listed(timestep) or held[0], listed(block) or held[1]
+        streams = {(s.timestep, s.block): name for name, s in self.features.items()}
+        axes = [list(dict.fromkeys(axis)) for axis in zip(*streams, strict=True)]
+        timesteps, blocks = listed(timestep) or axes[0], listed(block) or axes[1]
         exact = timestep is not None and block is not None
-        known = set(found) if exact else set(product(*held))
+        cells = set(streams) if exact else set(product(*axes))
         for key in product(timesteps, blocks):
-            if key not in known:
+            if key not in cells:
                 raise self._absent(key, timestep, block)
-        names = [found[key] for key in product(timesteps, blocks) if key in found]
+        names = [streams[key] for key in product(timesteps, blocks) if key in streams]
         return self._with([*names, *(name for name, s in self.streams.items() if s.is_label)])
 
     def _absent(self, key: Key, timestep: Timesteps, block: Blocks) -> MissingFeatures:
@@ -276,11 +276,11 @@ class FeatureStore:
 
     def verify(self) -> str:
         """Every bit of every shard read again: a sentence, or a StoreError on the first fault."""
-        kept = [self.file(name, shard) for name in self.streams for shard in range(self.shards)]
-        for file in kept:
+        shards = [self.file(name, shard) for name in self.streams for shard in range(self.shards)]
+        for file in shards:
             check(file, map_shard(file))
-        size = files.human_bytes(sum(file.size for file in kept))
-        return f"{self.path}: {len(kept)} shards, {size}, every bit as it was written"
+        size = files.human_bytes(sum(file.size for file in shards))
+        return f"{self.path}: {len(shards)} shards, {size}, every bit as it was written"
 
     def describe(self) -> str:
         """What is in the store, in one screen."""
@@ -331,8 +331,8 @@ class FeatureStore:
                 f"A block's name is a folder's: letters, digits, . _ -; got {stream.name}"
             )
         path = self.path / stream.name / "stream.json"
-        asked = {"store": self.metadata["store"], **stream.facts}
-        require_same(path, write_once(path, asked), asked)
+        facts = {"store": self.metadata["store"], **stream.facts}
+        require_same(path, write_once(path, facts), facts)
 
 
 MAKE = "Make it with extract.py, or name the folder that holds store.json."
@@ -355,12 +355,12 @@ def _number(path: Path) -> int:
 
 def _streams(path: Path, store: str) -> dict[str, Stream]:
     """Every stream that stands in the folder, features by timestep and block, then labels."""
-    found = []
+    streams = []
     for file in path.glob("*/stream.json"):
         facts = read_sealed(file)
         owner = facts.pop("store")
         stream = Stream(**facts)
         if owner != store or stream.name != file.parent.name or stream.dtype not in TORCH:
             raise StoreError(f"{file} belongs to another store or stream. Delete {file.parent}.")
-        found.append(stream)
-    return {stream.name: stream for stream in sorted(found, key=Stream.place)}
+        streams.append(stream)
+    return {stream.name: stream for stream in sorted(streams, key=Stream.place)}

@@ -71,8 +71,8 @@ class Stream(NamedTuple):
         if self.block == LABEL and self.meaning is not None:
             return f"{len(self.meaning)} classes ({', '.join(self.meaning)})"
         if self.meaning is not None:
-            said = (f"{attribute['name']}: {attribute['kind']}" for attribute in self.meaning)
-            return f"{len(self.meaning)} attributes ({', '.join(said)})"
+            attributes = (f"{attribute['name']}: {attribute['kind']}" for attribute in self.meaning)
+            return f"{len(self.meaning)} attributes ({', '.join(attributes)})"
         return f"{self.channels} × {self.height} × {self.width} {self.dtype}"
 
     @property

@@ -107,8 +107,8 @@ class ActivationHistogram(NamedTuple):
 
     def thinned(self, density: Float[Tensor, " latents"]) -> Float[Tensor, " latents"]:
         """Floors at which latents are active at no more than these shares of the tokens."""
-        own = self.density.clamp(min=torch.finfo(torch.float64).tiny)
-        return self.quantiles((1 - density.double() / own).clamp(min=0)[:, None].float())[:, 0]
+        share = self.density.clamp(min=torch.finfo(torch.float64).tiny)
+        return self.quantiles((1 - density.double() / share).clamp(min=0)[:, None].float())[:, 0]
 
 
 class Activations(ExactMetric):

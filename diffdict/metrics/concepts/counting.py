@@ -129,9 +129,9 @@ def _add_crossed(
     start = 0
     for which, count in zip(*_runs(cell), strict=True):
         present, pixels = group.several[which]
-        own = slice(start, start + count)
-        places = present[:, None] * latents + latent[own]
-        flat.index_add_(0, places.view(-1), (pixels @ active[:, own]).long().view(-1))
+        part = slice(start, start + count)
+        places = present[:, None] * latents + latent[part]
+        flat.index_add_(0, places.view(-1), (pixels @ active[:, part]).long().view(-1))
         start += count
 
 

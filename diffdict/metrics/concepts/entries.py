@@ -93,9 +93,9 @@ def _largest(
     names[cell, slot] = latent
     values, place = values.topk(min(k, width), sorted=False)
     latent = names.expand(cells.area, -1, -1).gather(2, place)
-    kept = values > floors[latent]
+    above = values > floors[latent]
     pixel = cells.pixels[:, :, None].expand_as(latent)
-    return PixelEntries(pixel[kept], latent[kept], values[kept])
+    return PixelEntries(pixel[above], latent[above], values[above])
 
 
 def _reached_by(least: Float[Tensor, "cells latents"], k: int) -> Float[Tensor, "cells 1"]:
@@ -145,7 +145,7 @@ def count_entries(
         for column in columns:
             level += value > column.index_select(0, latent)
         places, one = level.mul_(classes * latents).add_(latent), torch.ones_like(latent)
-        for own, table in zip(labels, levels, strict=True):
-            where = torch.addcmul(places, own.index_select(0, pixel), one, value=latents)
+        for label_map, table in zip(labels, levels, strict=True):
+            where = torch.addcmul(places, label_map.index_select(0, pixel), one, value=latents)
             table.view(-1).index_add_(0, where, one)
     out += levels.flip(1).cumsum(1).flip(1)[:, 1:]

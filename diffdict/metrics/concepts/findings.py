@@ -48,27 +48,27 @@ class Findings(NamedTuple):
         """Means over the classes that training and test pictures have; IoU unless it says else."""
         present = ~(self.best.train.iou.isnan() | self.best.test.iou.isnan())
         united = torch.tensor([union.iou_test for union in self.unions], dtype=torch.float64)
-        found = {
+        values = {
             "iou": self.best.mean_test.iou,
             "iou_train": self.best.mean_train.iou,
             "iou_zero": self.zero.mean_test.iou,
             "iou_matched": self.matched.mean_test.iou,
             "iou_union": united[present.cpu()].mean(),
-            **{f"iou_{name}": kept.mean_test.iou for name, kept in self.baselines.items()},
+            **{f"iou_{name}": baseline.mean_test.iou for name, baseline in self.baselines.items()},
             "map": self.ranking.mean,
             "purity": self.ranking.mean_purity,
             "coverage": self.ranking.coverage(),
         }
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in values.items()}
 
 
 def findings_tables(found: Mapping[str, Findings]) -> dict[str, list[dict[str, Cell]]]:
     """The rows of each dictionary's classes and latents; of several, with its name."""
     made: dict[str, list[dict[str, Cell]]] = {}
     for name, findings in found.items():
-        own = {"dictionary": name} if len(found) > 1 else {}
+        name_column = {"dictionary": name} if len(found) > 1 else {}
         for table, rows in (("classes", class_rows), ("latents", latent_rows)):
-            made.setdefault(table, []).extend(own | row for row in rows(findings))
+            made.setdefault(table, []).extend(name_column | row for row in rows(findings))
     return made
 
 
@@ -93,8 +93,8 @@ def class_rows(findings: Findings) -> list[dict[str, Cell]]:
             "iou_union_train": union.iou_train,
         }
         for key in BASELINES:
-            kept = findings.baselines.get(key)
-            row[f"iou_{key}"] = math.nan if kept is None else float(kept.test.iou[i])
+            baseline = findings.baselines.get(key)
+            row[f"iou_{key}"] = math.nan if baseline is None else float(baseline.test.iou[i])
         ranking = findings.ranking
         row |= {
             "ranked_latent": int(ranking.latents[i]),
@@ -108,26 +108,26 @@ def class_rows(findings: Findings) -> list[dict[str, Cell]]:
 
 def latent_rows(findings: Findings) -> list[dict[str, Cell]]:
     """A row a latent: how often it is active, and the class that it fits best."""
-    own = best_class(findings.train)
-    label = own.classes.clamp(min=0)
+    best = best_class(findings.train)
+    label = best.classes.clamp(min=0)
     latent = torch.arange(len(label), device=label.device)
-    both = findings.test.intersections[own.thresholds, label, latent]
-    active = findings.test.active[own.thresholds, latent]
+    both = findings.test.intersections[best.thresholds, label, latent]
+    active = findings.test.active[best.thresholds, latent]
     iou = fit(both, active, findings.test.pixels[label]).iou
     precision = average_precision(findings.test)[label, latent]
     columns = {
         "latent": latent,
         "density": findings.activity.density,
         "activation": findings.activity.mean,
-        "threshold": findings.thresholds[latent, own.thresholds],
+        "threshold": findings.thresholds[latent, best.thresholds],
         "iou": iou,
-        "iou_train": own.score,
+        "iou_train": best.score,
         "average_precision": precision,
     }
-    lines = zip(own.classes.tolist(), *(each.tolist() for each in columns.values()), strict=True)
+    lines = zip(best.classes.tolist(), *(each.tolist() for each in columns.values()), strict=True)
     rows = []
-    for found, *values in lines:
-        named = None if found == NONE else findings.class_names[found]
+    for number, *values in lines:
+        named = None if number == NONE else findings.class_names[number]
         row = dict(zip(columns, values, strict=True))
         unfit = {} if named else {"threshold": None, "iou": None, "average_precision": None}
         rows.append({"latent": row["latent"], "class": named, **row, **unfit})

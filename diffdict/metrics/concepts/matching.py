@@ -21,8 +21,8 @@ def match_rows(scores: Float64[ndarray, "rows columns"]) -> Int64[ndarray, " row
     for row in range(len(scores)):
         _augment(-scores, row, owner, for_row, for_column)
     rows = np.empty(len(scores), dtype=np.int64)
-    taken = owner[:-1] >= 0
-    rows[owner[:-1][taken]] = taken.nonzero()[0]
+    matched = owner[:-1] >= 0
+    rows[owner[:-1][matched]] = matched.nonzero()[0]
     return rows
 
 

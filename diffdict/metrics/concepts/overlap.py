@@ -147,9 +147,9 @@ class Concepts(ExactMetric):
         out = torch.zeros(shape, dtype=torch.int64, device=device)
         with torch.autocast(device.type, enabled=False):
             self._count(native, torch.stack(labels).flatten(1), tuple(mask.shape[1:]), out)
-        for name, own, found in zip(SETS, labels, out, strict=False):
-            counts = torch.bincount(own.flatten(), minlength=classes + 1)
-            getattr(self, f"{name}intersections").add_(found[:, :classes])
+        for name, label_map, overlaps in zip(SETS, labels, out, strict=False):
+            counts = torch.bincount(label_map.flatten(), minlength=classes + 1)
+            getattr(self, f"{name}intersections").add_(overlaps[:, :classes])
             getattr(self, f"{name}pixels").add_(counts[:classes])
             getattr(self, f"{name}ignored").add_(counts[classes])
 
@@ -190,7 +190,7 @@ def read_labels(
     if ignore_label is None:
         wrong |= ignored
     if wrong.any():
-        found = labels[wrong].unique().tolist()
+        strange = labels[wrong].unique().tolist()
         said = "nothing is ignored" if ignore_label is None else f"{ignore_label} is ignored"
-        raise UserError(f"Masks hold labels {found[:8]}; classes are 0..{classes - 1}, {said}")
+        raise UserError(f"Masks hold labels {strange[:8]}; classes are 0..{classes - 1}, {said}")
     return labels.masked_fill(ignored, classes)

@@ -70,11 +70,11 @@ class Native:
     ) -> Iterator[Piece]:
         """Pre-activations that make a code, above their floor or among the k; others are -inf."""
         for part, rows, tokens in self.bands() if ranked else self.parts():
-            kept = tokens > floors[part]
+            above = tokens > floors[part]
             if ranked:
                 first = tokens.topk(min(ranked, self.latents), sorted=False).indices
-                kept &= torch.zeros_like(kept).scatter_(1, first, True)
-            yield Piece(part, rows, tokens.masked_fill(~kept, -torch.inf))
+                above &= torch.zeros_like(above).scatter_(1, first, True)
+            yield Piece(part, rows, tokens.masked_fill(~above, -torch.inf))
 
     def at(self, part: LatentPart, rows: slice = slice(None)) -> Float[Tensor, "tokens part"]:
         """These latents at the tokens of these rows."""

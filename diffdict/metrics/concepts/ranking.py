@@ -48,8 +48,8 @@ def token_labels(
     token = (picture * grid[0] + row[:, None]) * grid[1] + column
     number = pictures * grid[0] * grid[1]
     votes = torch.bincount((token * classes + labels).flatten(), minlength=number * classes)
-    found = votes.view(pictures, *grid, classes).argmax(-1)
-    return found.masked_fill(found == classes - 1, IGNORED)
+    winners = votes.view(pictures, *grid, classes).argmax(-1)
+    return winners.masked_fill(winners == classes - 1, IGNORED)
 
 
 def average_precision(counts: Counts) -> Float64[Tensor, "classes latents"]:

@@ -122,14 +122,14 @@ class Unions(ExactMetric):
         labels = read_labels(mask.to(device), self.class_names, self.ignore_label).flatten()
         groups = find_cells(native.grid, tuple(mask.shape[1:]), native.pictures, device)
         classes, number = self.latents.shape
-        seen = torch.zeros(classes, len(labels), dtype=torch.int64, device=device)
+        marks = torch.zeros(classes, len(labels), dtype=torch.int64, device=device)
         with torch.autocast(device.type, enabled=False):
             for entries in self._entries(native, groups):
-                self._mark(entries, seen)
-        kept = labels < classes
-        for label, (pattern, counts) in enumerate(zip(seen, self.patterns, strict=True)):
+                self._mark(entries, marks)
+        labelled = labels < classes
+        for label, (pattern, counts) in enumerate(zip(marks, self.patterns, strict=True)):
             places = pattern + ((labels == label).long() << number)
-            counts.view(-1).add_(torch.bincount(places[kept], minlength=2 ** (number + 1)))
+            counts.view(-1).add_(torch.bincount(places[labelled], minlength=2 ** (number + 1)))
 
     def _entries(self, native: Native, groups: list[Cells]) -> Iterator[PixelEntries]:
         """Where candidates are active at their lowest thresholds."""
@@ -143,18 +143,18 @@ class Unions(ExactMetric):
             for pixel, latent, value in above_pixels(native.at(some), groups, floors[some]):
                 yield PixelEntries(pixel, some[latent], value)
 
-    def _mark(self, entries: PixelEntries, seen: Int64[Tensor, "classes pixels"]) -> None:
+    def _mark(self, entries: PixelEntries, marks: Int64[Tensor, "classes pixels"]) -> None:
         """Sets each entry's bit in every class that it is a candidate of."""
         owners = self.owners[entries.latent]
-        entry = torch.arange(len(owners), device=seen.device).repeat_interleave(owners)
-        own = torch.arange(len(entry), device=seen.device) - (owners.cumsum(0) - owners)[entry]
+        entry = torch.arange(len(owners), device=marks.device).repeat_interleave(owners)
+        place = torch.arange(len(entry), device=marks.device) - (owners.cumsum(0) - owners)[entry]
         first = self.owners.cumsum(0) - self.owners
-        pair = self.pairs[first[entries.latent[entry]] + own]
+        pair = self.pairs[first[entries.latent[entry]] + place]
         hit = entries.value[entry] > self.thresholds.flatten()[pair]
         pair, pixel = pair[hit], entries.pixel[entry[hit]]
         label, slot = pair // self.latents.shape[1], pair % self.latents.shape[1]
         bits = torch.ones_like(slot) << slot
-        seen.view(-1).index_add_(0, label * seen.shape[1] + pixel, bits)
+        marks.view(-1).index_add_(0, label * marks.shape[1] + pixel, bits)
 
     def compute(self) -> Patterns:
         """The patterns of everything seen."""
