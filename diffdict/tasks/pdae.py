@@ -199,7 +199,8 @@ class PdaeTraining(AveragedTraining):
         if self.autoencode is not None:
             self._autoencoded = self.autoencode.rows(self._summed)
         for row in self._autoencoded:
-            figures = {f"test/{name}_{row['noise']}": row[name] for name in ("ssim", "mse")}
+            names = self.autoencode.measures
+            figures = {f"test/{name}_{row['noise']}": row[name] for name in names}
             self.log_dict(figures)
 
     def _log_judged(self, split: str) -> None:
