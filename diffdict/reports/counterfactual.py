@@ -65,8 +65,8 @@ class Counterfactual(CodeReport):
         """`segments`: [first, end) of the segments, or `stages`; None: all stages.
 
         `noise`: own, so that the slice alone changes; slerp: as published, all of the noise goes
-        over too. `probe`: what task=direction learned of all attributes. It also reads so many pairs,
-        drawn from the split, as `measured` says.
+        over too. `probe`: what task=direction learned of all attributes. It also reads as many
+        pairs drawn from the split as `measured` says.
         """
         super().__init__(**sheet)
         self.pairs = check_picture_pairs(pairs, self.word)
