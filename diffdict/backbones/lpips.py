@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdict import checkpoints
+from diffdict.checkpoints.read import read
 from diffdict.checkpoints.released import folder_of_weights
 from diffdict.errors import UserError
 
@@ -104,7 +105,7 @@ def linear_weights() -> list[Float[Tensor, " width"]]:
     """Those that torchmetrics ships beside its own LPIPS."""
     spec = find_spec("torchmetrics")
     folder = Path(spec.submodule_search_locations[0]) / "functional/image/lpips_models"
-    content, _ = checkpoints.read(folder / "alex.pth")
+    content, _ = read(folder / "alex.pth")
     if not isinstance(content, Mapping):
         raise UserError(f"{folder}/alex.pth holds no weights: install torchmetrics again")
     return [content[f"lin{i}.model.1.weight"].flatten().float() for i in range(len(WIDTHS))]

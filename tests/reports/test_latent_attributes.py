@@ -56,10 +56,10 @@ def test_shares_explained_are_those_of_least_squares():
     parts = [slice(0, 6), slice(0, 2), slice(2, 6)]
     shares = explained_by_parts(train, test, parts, ridges=[1e-9])
     for row, part in zip(shares, parts, strict=True):
-        x = np.c_[codes[:, part].double(), np.ones(200)]
-        solved = np.linalg.lstsq(x, train.numbers.double(), rcond=None)[0]
+        x = np.c_[codes[:, part].double().numpy(), np.ones(200)]
+        solved = np.linalg.lstsq(x, train.numbers.double().numpy(), rcond=None)[0]
         y = test.numbers.double().numpy()
-        left = y - np.c_[more[:, part].double(), np.ones(100)] @ solved
+        left = y - np.c_[more[:, part].double().numpy(), np.ones(100)] @ solved
         wanted = 1 - (left**2).mean(0) / y.var(0)
         np.testing.assert_allclose(row, wanted, atol=1e-6)
     assert shares[1, 0] > 0.9 > 0.1 > shares[2, 0]
