@@ -57,9 +57,8 @@ def main(chains: int = CHAINS) -> None:
         return torch.lerp(*both, 0.5)
 
     apart = (told(x, t) - twice()).abs().max().item()
-    print(
-        f"two passes / trajectory: {ratio(twice, lambda: told(x, t)):.2f} (goal {GOALS['trajectory']})"
-    )
+    passes = ratio(twice, lambda: told(x, t))
+    print(f"two passes / trajectory: {passes:.2f} (goal {GOALS['trajectory']})")
     print(f"their answers differ by {apart:.1e} at most")
     given = Given(vector=pair[0])
     bare = ratio(lambda: together.net(x, t, given), lambda: together.net(x, t))

@@ -95,6 +95,41 @@ def test_one_picture_is_drawn_again(learned, capfd):
     assert sheet.width > 10 * sheet.height / 2
 
 
+def test_parts_are_exchanged_and_attributes_moved(learned, capfd):
+    """A direction of all attributes reads both sheets; the tables stand beside them."""
+    many = ["dataset.train_pictures=40", "dataset.test_pictures=8", "hydra.run.dir=all"]
+    words = [*CODES, *many, "task=direction", "data.batch_size=8", "trainer.max_epochs=1"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [*QUIET, "ckpt_path=run/last.ckpt", "report=[counterfactual,manipulate]"]
+    words += [f"report.{word}.respacing=linspace3" for word in ("counterfactual", "manipulate")]
+    words += ["report.counterfactual.probe=all/last.ckpt", "report.counterfactual.measured=1"]
+    words += ["report.manipulate.direction=all/last.ckpt", "report.manipulate.measured=2"]
+    words += ["report.manipulate.attributes=[glasses]", "report.manipulate.pictures=1"]
+    closed = open_door("evaluate", [*words, "hydra.run.dir=sheets"], learned, capfd)
+    assert closed.code == 0, closed.lines
+    rows = table(learned / "sheets/counterfactual.csv")
+    assert {row["part"] for row in rows} == {"stage 0", "stage 1"}
+    assert rows[0]["attribute"] == "mean"
+    assert set(rows[0]) >= {"followed", "others_moved", "random_followed", "random_moved"}
+    (row,) = table(learned / "sheets/manipulate.csv")
+    assert (row["run"], row["attribute"], row["entries"]) == ("sheets", "glasses", "8")
+    for name in ("counterfactual", "manipulate"):
+        assert (learned / f"sheets/{name}.png").is_file()
+
+
+def test_an_encoder_of_two_views_is_a_row_of_the_tables(learned, capfd):
+    words = [*QUIET, *FACES, "task=simclr", "model.encoder.code=8", "data.num_workers=0"]
+    words += ["data.batch_size=2", "trainer.max_steps=2", "hydra.run.dir=simclr"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [*QUIET, *FACES, "backbone=code_encoder", "backbone.checkpoint=simclr/last.ckpt"]
+    words += ["backbone.code=8", "backbone.name=simclr"]
+    closed = open_door("extract", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    assert (learned / "features/toy_faces/simclr/train/code").is_dir()
+
+
 @pytest.mark.faults
 def test_two_ranks_learn_what_one_does(tmp_path):
     """The same draws and pictures; SGD, for Adam magnifies rounding of tiny gradients."""
