@@ -60,7 +60,7 @@ class Lpips(nn.Module):
             )
         total = torch.zeros(len(a), device=a.device)
         for weight, one, two in zip(self.linear, self.maps(a), self.maps(b), strict=True):
-            apart = (unit(one) - unit(two)).square()
+            apart = (unit_vectors(one) - unit_vectors(two)).square()
             total = total + (apart * weight[:, None, None]).sum(1).mean((1, 2))
         return total
 
@@ -77,7 +77,7 @@ class Lpips(nn.Module):
         return answers
 
 
-def unit(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "..."]:
+def unit_vectors(maps: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "..."]:
     """Every position's vector, of length one."""
     return maps / (EPS + maps.square().sum(1, keepdim=True)).sqrt()
 

@@ -31,7 +31,7 @@ def explained_by_parts(
     order = permutation(len(train.codes), 0)
     held = order[: len(order) // HELD_OUT]
     rest = order[len(order) // HELD_OUT :]
-    fitted, whole = (fit(*(x[rows] for x in train)) for rows in (rest, order))
+    fitted, whole = (fit_numbers(*(x[rows] for x in train)) for rows in (rest, order))
     out = []
     for part in parts:
         tried = [
@@ -42,7 +42,7 @@ def explained_by_parts(
     return torch.stack(out)
 
 
-def fit(codes: Float[Tensor, "n code"], numbers: Float[Tensor, "n numbers"]) -> RidgeGroup:
+def fit_numbers(codes: Float[Tensor, "n code"], numbers: Float[Tensor, "n numbers"]) -> RidgeGroup:
     """The moments of codes and numbers, all of them known."""
     sums = AttributeSums(codes.shape[1], numbers.shape[1])
     sums.update(codes, numbers)

@@ -18,8 +18,8 @@ from diffdict.reports.codes.lines import PictureLine, draw_lines
 from diffdict.reports.codes.parts import AskedParts, CodeSlice, code_slices, random_entries
 from diffdict.reports.codes.slice_effects import (
     ReadPairs,
-    differences,
     effect_rows,
+    pair_differences,
     slice_effect,
 )
 from diffdict.results.directions import Directions, open_directions
@@ -181,7 +181,7 @@ class Counterfactual(CodeReport):
         first, second = (self.places([pair[side] for pair in pairs]) for side in (0, 1))
         read = probe_scores(self.reader, chains, chains.draw(noise, codes))
         begin, end = read[first], read[second]
-        known = differences(self.shown, pairs, self.reader, begin, end)
+        known = pair_differences(self.shown, pairs, self.reader, begin, end)
         told = ReadPairs(begin, end, *known, read.std(0))
         width, rows = codes.shape[1], []
         for place, part in enumerate(code_slices(chains.net.pdae, self.segments, self.word)):

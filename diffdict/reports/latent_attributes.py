@@ -52,7 +52,7 @@ class LatentAttributes(pl.Callback):
         require(type(pl_module), HasDictionaries, "report=latent_attributes", "try report=grid")
         if stage == "test":
             data = trainer.datamodule
-            check_attributes(data)
+            check_pooled(data)
             if self.codes is not None:
                 self._stored(data)
 
@@ -84,7 +84,7 @@ class LatentAttributes(pl.Callback):
             for split, source in sources.items()
         }
         attributes = [Attribute(**one) for one in sources["train"].facts["attributes"]]
-        tables = {"latent_attributes": attribute_rows(attributes, pooled, truth)}
+        tables = {"latent_attributes": predictor_rows(attributes, pooled, truth)}
         if self.codes is not None:
             stored = self._stored(data)
             pairs = [
@@ -100,7 +100,7 @@ class LatentAttributes(pl.Callback):
         return {split: StoredCodes(root, dataset, self.codes, split) for split in SPLITS}
 
 
-def check_attributes(data: FeatureDataModule) -> None:
+def check_pooled(data: FeatureDataModule) -> None:
     """Pictures with something to be told, and one map of each."""
     source = data.sources.open("test", torch.device("cpu"))
     if not source.facts.get("attributes"):
@@ -116,7 +116,7 @@ def check_attributes(data: FeatureDataModule) -> None:
         )
 
 
-def attribute_rows(
+def predictor_rows(
     attributes: Sequence[Attribute],
     pooled: dict[str, dict[str, Float[Tensor, "pictures _"]]],
     truth: dict[str, Float[Tensor, "pictures attributes"]],

@@ -63,7 +63,7 @@ class Manipulate(CodeReport):
         self.chosen = [(one, place) for one in self.directions for place in one.chosen(attributes)]
         self.scales, self.shown_pictures = list(map(float, scales)), pictures
         self.pictures = range(max(pictures, measured))
-        self.beside = [row for path in beside for row in read_rows(Path(path))]
+        self.beside = [row for path in beside for row in read_moved(Path(path))]
 
     def check(self, pdae: Pdae) -> None:
         """Directions are of this network's codes."""
@@ -139,7 +139,7 @@ class Manipulate(CodeReport):
         return rows
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_moved(path: Path) -> list[Row]:
     """The table of another run."""
     if not path.is_file():
         raise UserError(

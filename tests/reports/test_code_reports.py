@@ -14,8 +14,8 @@ from diffdict.reports.codes.chains import Chains
 from diffdict.reports.codes.parts import code_slices, random_entries
 from diffdict.reports.codes.slice_effects import (
     ReadPairs,
-    differences,
     effect_rows,
+    pair_differences,
     slice_effect,
 )
 from diffdict.reports.counterfactual import Counterfactual, exchange_slice
@@ -130,10 +130,10 @@ def test_readings_follow_all_the_way_or_not_at_all():
 def test_pairs_differ_as_the_set_says_and_else_as_the_probe_reads():
     faces, reader = FACES(split="test"), directions()
     begin, end = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, -1.0]])
-    differ, alike = differences(None, [(0, 1)], reader, begin, end)
+    differ, alike = pair_differences(None, [(0, 1)], reader, begin, end)
     assert (differ.tolist(), alike.tolist()) == ([[True, False]], [[False, True]])
     named = reader._replace(names=["glasses", "no such"])
-    differ, alike = differences(faces, [(0, 1)], named, begin, end)
+    differ, alike = pair_differences(faces, [(0, 1)], named, begin, end)
     truth = [
         faces[i]["attributes"][[a.name for a in faces.attributes].index("glasses")] for i in (0, 1)
     ]

@@ -7,7 +7,7 @@ import torch
 from diffdict.data.attributes import Attribute
 from diffdict.metrics.best_predictors import best_predictors
 from diffdict.metrics.explained_by_parts import CodedPictures, explained_by_parts
-from diffdict.reports.latent_attributes import attribute_rows, code_rows
+from diffdict.reports.latent_attributes import code_rows, predictor_rows
 from tests.inputs import normal
 
 ATTRIBUTES = [Attribute("hat", "binary", "same"), Attribute("yaw", "number", "negated")]
@@ -37,7 +37,7 @@ def test_rows_name_latent_pooling_and_baselines():
     for split, seed in (("train", 1), ("test", 3)):
         features, truth[split] = planted(seed)
         pooled[split] = {"latents": features, "random": normal(seed + 20, (80, 8))}
-    mean_hat, mean_yaw, hat, yaw = attribute_rows(ATTRIBUTES, pooled, truth)
+    mean_hat, mean_yaw, hat, yaw = predictor_rows(ATTRIBUTES, pooled, truth)
     assert (hat["latent"], hat["pooled"], hat["sign"]) == (3, "mean", 1)
     assert (yaw["latent"], yaw["pooled"], yaw["sign"]) == (1, "max", -1)  # of four latents
     assert hat["latents"] > 0.95 > 0.8 > hat["random"]

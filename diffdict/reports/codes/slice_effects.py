@@ -59,7 +59,7 @@ def effect_rows(
     return rows
 
 
-def differences(
+def pair_differences(
     pictures: Pictures | None,
     pairs: Sequence[tuple[int, int]],
     reader: Directions,
