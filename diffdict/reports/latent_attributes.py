@@ -50,11 +50,9 @@ class LatentAttributes(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what has no dictionary or no attributes before anything is computed."""
         require(type(pl_module), HasDictionaries, "report=latent_attributes", "try report=grid")
-        if stage == "test":
-            data = trainer.datamodule
-            check_pooled(data)
-            if self.codes is not None:
-                self._stored(data)
+        check_pooled(trainer.datamodule, trainer.strategy.root_device)
+        if self.codes is not None:
+            self._stored(trainer.datamodule)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first rank looks at the pictures once more, and writes."""
@@ -100,9 +98,9 @@ class LatentAttributes(pl.Callback):
         return {split: StoredCodes(root, dataset, self.codes, split) for split in SPLITS}
 
 
-def check_pooled(data: FeatureDataModule) -> None:
+def check_pooled(data: FeatureDataModule, device: torch.device) -> None:
     """Pictures with something to be told, and one map of each."""
-    source = data.sources.open("test", torch.device("cpu"))
+    source = data.sources.open("test", device)
     if not source.facts.get("attributes"):
         raise UserError(
             f"report=latent_attributes is about attributes of whole pictures, and "
