@@ -116,11 +116,9 @@ class TwoViewTraining(AveragedTraining):
                 f"The rate of the heads of task={self.word} falls towards an end, and this run "
                 "has none: trainer.max_steps= or trainer.max_epochs="
             )
-        shares = [
-            rate
-            for rate, count in zip((self.rate, self.heads_rate), joint.group_counts, strict=True)
-            for _ in range(count)
-        ]
+        encoders, others = joint.group_counts
+        shares = [lambda step: self.rate(step)] * encoders  # methods would be pickled
+        shares += [lambda step: self.heads_rate(step)] * others
         schedule = torch.optim.lr_scheduler.LambdaLR(joint, shares)
         return {"optimizer": joint, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
