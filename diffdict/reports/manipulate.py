@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -62,8 +63,14 @@ class Manipulate(CodeReport):
         self.reader = widest if probe is None else open_directions(probe, latents)
         self.chosen = [(one, place) for one in self.directions for place in one.chosen(attributes)]
         self.scales, self.shown_pictures = list(map(float, scales)), pictures
-        self.pictures = range(max(pictures, measured))
+        self.pictures, self.measured = range(pictures), measured
         self.beside = [row for path in beside for row in read_moved(Path(path))]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The table takes as many pictures as there are."""
+        super().setup(trainer, pl_module, stage)
+        most = max(self.shown_pictures, self.measured)
+        self.pictures = range(min(most, len(self.shown)))
 
     def check(self, pdae: Pdae) -> None:
         """Directions are of this network's codes."""

@@ -242,7 +242,7 @@ class PdaeTraining(AveragedTraining):
         test.add(self.pdae(), image[None], torch.tensor([0], device=image.device))
         sheet = autoencoding_sheet(self.pdae(), image[None], respacing=own.sampling, seed=own.seed)
         write_png(sheet, files.writable_folder(folder) / "autoencoding.png")
-        keys = "noise", "ssim", "mse"
+        keys = ("noise", *test.measures)
         return [{key: row[key] for key in keys} for row in test.rows(lambda sums: sums)]
 
     def tables(self) -> dict[str, list[Row]]:

@@ -12,7 +12,7 @@ from diffdict.backbones.autoencode import (
     infer_noise,
     start_noise,
 )
-from diffdict.backbones.lpips import open_lpips
+from diffdict.backbones.lpips import SMALLEST, open_lpips
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.schedules import Respacing
 from diffdict.errors import at_least
@@ -48,6 +48,14 @@ class Autoencoding:
         """From zero."""
         self.sums = torch.zeros(3, 1 + 2 * len(self.measures), dtype=torch.float64)
 
+    def _fit_measures(self, side: int) -> None:
+        """Pictures that are too small for AlexNet have no LPIPS."""
+        if self.lpips is not None and side < SMALLEST:
+            print(f"LPIPS is left out: pictures of {side}×{side} are too small for AlexNet")
+            self.lpips = None
+            del self.measures["lpips"]
+            self.reset()  # these are the first pictures
+
     @torch.no_grad()
     def add(
         self,
@@ -60,6 +68,7 @@ class Autoencoding:
         if not bool(among.any()):
             return
         images, indices = images[among], indices[among].tolist()
+        self._fit_measures(images.shape[-1])
         if self.lpips is not None:
             self.lpips.to(images.device)
         codes = net.codes(images).float()
