@@ -48,13 +48,13 @@ class Autoencoding:
         """From zero."""
         self.sums = torch.zeros(3, 1 + 2 * len(self.measures), dtype=torch.float64)
 
-    def _fit_measures(self, side: int) -> None:
-        """Pictures that are too small for AlexNet have no LPIPS."""
+    def leave_out_small(self, side: int) -> None:
+        """Pictures that are too small for AlexNet have no LPIPS, on any rank."""
         if self.lpips is not None and side < SMALLEST:
             print(f"LPIPS is left out: pictures of {side}×{side} are too small for AlexNet")
             self.lpips = None
             del self.measures["lpips"]
-            self.reset()  # these are the first pictures
+            self.reset()
 
     @torch.no_grad()
     def add(
@@ -68,7 +68,6 @@ class Autoencoding:
         if not bool(among.any()):
             return
         images, indices = images[among], indices[among].tolist()
-        self._fit_measures(images.shape[-1])
         if self.lpips is not None:
             self.lpips.to(images.device)
         codes = net.codes(images).float()

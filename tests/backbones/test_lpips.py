@@ -40,7 +40,12 @@ def test_without_a_file_it_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     assert f"at {tmp_path / FILE}" in capsys.readouterr().out
     assert list(Autoencoding(1).measures) == ["ssim", "mse"]
     alexnet(tmp_path / FILE)
-    assert list(Autoencoding(1).measures) == ["ssim", "mse", "lpips"]
+    test = Autoencoding(1)
+    assert list(test.measures) == ["ssim", "mse", "lpips"]
+    assert test.sums.shape == (3, 7)
+    test.leave_out_small(16)
+    assert list(test.measures) == ["ssim", "mse"]
+    assert test.sums.shape == (3, 5)
     with pytest.raises(UserError, match=r"No file none.pth: LPIPS needs torchvision's AlexNet"):
         open_lpips("none.pth")
 
