@@ -109,10 +109,15 @@ ROWS = [
     ("train views", "task=simclr model.temperature=0", "got 0", "0.5"),
     ("train views", "task=simclr data.views.blur=2", "blur is a probability", "0.5, say"),
     ("train views", "task=simsiam data.views.jitter=[1]", "got [1", "[0.8,0.8,0.8,0.2]"),
-    ("train views", "task=simclr model.encoder.image_size=32", "got 16×16", "image_size=32"),
     (
         "train views",
-        "task=simclr data.batch_size=2 ckpt_path=pdae/last.ckpt",
+        "task=simclr model.encoder.image_size=32 model.encoder.widths=[32,32,32]",
+        "got 16×16",
+        "image_size=32",
+    ),
+    (
+        "train views",
+        "task=simclr data.batch_size=2 ckpt_path=pdae/last.ckpt trainer.max_steps=4",
         "no run of task=simclr",
         "start anew",
     ),

@@ -7,7 +7,7 @@ last order its backward pass was a segmentation fault on CPUs.
 import pytest
 import torch
 
-from tests.tasks.test_pdae import fit, model, pictures
+from tests.tasks.test_pdae import fit, frozen, model, pictures
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -26,7 +26,9 @@ def test_a_step_is_taken(tmp_path, precision, channels_last, batch_size):
 
 
 def test_memory_order_changes_rounding_alone(tmp_path):
-    losses = [
-        fit(tmp_path / str(order), 2, task=model(channels_last=order))[1] for order in (False, True)
-    ]
+    """Without dropout, whose draws go by the order of memory."""
+    losses = []
+    for order in (False, True):
+        task = model(net=frozen(dropout=0.0), channels_last=order)
+        losses += fit(tmp_path / str(order), 1, task=task)[1]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
