@@ -44,7 +44,7 @@ class Counterfactual(CodeReport):
     second with the slice of the first leaving.
 
     With `probe` a table over many pairs says of each part and attribute how far the drawn pictures
-    went, beside as many entries drawn from the whole code (`SliceEffects`).
+    went, beside as many entries drawn from the whole code (`SliceEffect`).
     """
 
     word = "counterfactual"
