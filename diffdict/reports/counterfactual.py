@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -10,13 +11,20 @@ from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.interpolation import slerp
-from diffdict.errors import UserError
+from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures, check_picture_pairs
 from diffdict.reports.codes.chains import Chains
 from diffdict.reports.codes.lines import PictureLine, draw_lines
 from diffdict.reports.codes.parts import AskedParts, CodeSlice, code_slices, random_entries
+from diffdict.reports.codes.slice_effects import (
+    ReadPairs,
+    effect_rows,
+    pair_differences,
+    slice_effect,
+)
 from diffdict.results.directions import Directions, open_directions
 from diffdict.results.tables import Row
+from diffdict.seeds import permutation
 
 NOISES = ("own", "slerp")
 
@@ -35,9 +43,8 @@ class Counterfactual(CodeReport):
     """Two lines a pair and part: the first picture with the slice of the second coming, and the
     second with the slice of the first leaving.
 
-    With `probe` the table says of each part and attribute how far the drawn pictures followed the
-    other one's, as a share of what lies between the two reconstructions (1: all the way), beside as
-    many entries drawn from the whole code.
+    With `probe` a table over many pairs says of each part and attribute how far the drawn pictures
+    went, beside as many entries drawn from the whole code (`SliceEffect`).
     """
 
     word = "counterfactual"
@@ -51,13 +58,15 @@ class Counterfactual(CodeReport):
         noise: str = "own",
         probe: str | None = None,
         latents: str | None = None,
+        measured: int = 16,
         seed: int = 0,
         **sheet: object,
     ) -> None:
         """`segments`: [first, end) of the segments, or `stages`; None: all stages.
 
         `noise`: own, so that the slice alone changes; slerp: as published, all of the noise goes
-        over too. `probe`: what task=direction learned of all attributes.
+        over too. `probe`: what task=direction learned of all attributes. It also reads as many
+        pairs drawn from the split as `measured` says.
         """
         super().__init__(**sheet)
         self.pairs = check_picture_pairs(pairs, self.word)
@@ -67,9 +76,12 @@ class Counterfactual(CodeReport):
             raise UserError(
                 f"report.counterfactual.alphas lie in [0, 1], got {list(alphas)}: [0,0.5,1]"
             )
+        at_least(0, "report.counterfactual", measured=measured)
         self.segments, self.noise, self.seed = segments, noise, seed
+        self.measured = 0 if probe is None else measured
         self.alphas = list(map(float, alphas))
         self.reader = None if probe is None else open_directions(probe, latents)
+        self.drawn_pairs: list[tuple[int, int]] = []
         self.pictures = [index for pair in self.pairs for index in pair]
 
     def check(self, pdae: Pdae) -> None:
@@ -78,18 +90,23 @@ class Counterfactual(CodeReport):
         if self.reader is not None:
             self.reader.check(pdae, pdae.shapes["code"][0])
 
-    def lines(self, pdae: Pdae) -> tuple[list[CounterfactualLine], list[CounterfactualLine]]:
-        """Those of the sheet, and with a probe the null: first lines with random entries."""
-        code, own, null = pdae.shapes["code"][0], [], []
-        for place, part in enumerate(code_slices(pdae, self.segments, self.word)):
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The pairs that are only measured are drawn from those that there are."""
+        super().setup(trainer, pl_module, stage)
+        order = permutation(len(self.shown), self.seed).tolist()
+        self.drawn_pairs = list(zip(order[::2], order[1::2], strict=False))[: self.measured]
+        self.pictures = [i for pair in self.pairs + self.drawn_pairs for i in pair]
+
+    def lines(self, pdae: Pdae) -> list[CounterfactualLine]:
+        """Those of the sheet: two of each part and pair."""
+        own = []
+        for part in code_slices(pdae, self.segments, self.word):
             entries = torch.arange(part.entries.start, part.entries.stop)
-            drawn = random_entries(code, part, self.seed + place)
             for pair in self.pairs:
                 first, second = self.places(pair)
                 own.append(CounterfactualLine(first, first, second, part, entries))
                 own.append(CounterfactualLine(second, first, second, part, entries))
-                null.append(CounterfactualLine(first, first, second, part, drawn))
-        return own, null if self.reader is not None else []
+        return own
 
     def sheet(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
@@ -97,29 +114,42 @@ class Counterfactual(CodeReport):
         """All chains in as few batches as they fill."""
         codes = chains.codes(images)
         noise = chains.invert(images, codes)
-        shown, null = self.lines(chains.net.pdae)
-        lines = shown + null
-        told = torch.cat([exchange_slice(codes, line, self.alphas) for line in lines])
-        starts = torch.cat([self._starts(noise, line) for line in lines])
-        drawn = chains.draw(starts, told)
-        check_finite_pictures(drawn, self.word)
-        drawn = drawn.unflatten(0, (len(lines), len(self.alphas)))
+        lines = self.lines(chains.net.pdae)
+        drawn = self._draw(chains, codes, noise, lines, self.alphas)
         figure = draw_lines(
             [
                 self._line(images, line, drawn[row], self._words(chains, drawn[row]))
-                for row, line in enumerate(shown)
+                for row, line in enumerate(lines)
             ]
         )
-        return figure, [] if self.reader is None else self._rows(chains, codes, noise, lines, drawn)
+        return figure, [] if self.reader is None else self._rows(chains, codes, noise)
+
+    def _draw(
+        self,
+        chains: Chains,
+        codes: Float[Tensor, "n code"],
+        noise: Float[Tensor, "n 3 side side"],
+        lines: Sequence[CounterfactualLine],
+        alphas: Sequence[float],
+    ) -> Float[Tensor, "lines alphas 3 side side"]:
+        """The pictures of these lines at these shares."""
+        told = torch.cat([exchange_slice(codes, line, alphas) for line in lines])
+        starts = torch.cat([self._starts(noise, line, alphas) for line in lines])
+        drawn = chains.draw(starts, told)
+        check_finite_pictures(drawn, self.word)
+        return drawn.unflatten(0, (len(lines), len(alphas)))
 
     def _starts(
-        self, noise: Float[Tensor, "n 3 side side"], line: CounterfactualLine
+        self,
+        noise: Float[Tensor, "n 3 side side"],
+        line: CounterfactualLine,
+        alphas: Sequence[float],
     ) -> Float[Tensor, "alphas 3 side side"]:
         """The start noise of a line."""
         if self.noise == "own":
-            return noise[[line.of]].expand(len(self.alphas), -1, -1, -1)
+            return noise[[line.of]].expand(len(alphas), -1, -1, -1)
         both = noise[[line.begin]], noise[[line.end]]
-        return torch.cat([slerp(*both, alpha) for alpha in self.alphas])
+        return torch.cat([slerp(*both, alpha) for alpha in alphas])
 
     def _words(self, chains: Chains, drawn: Float[Tensor, "alphas 3 side side"]) -> list[str]:
         """Beneath each picture its share, and the attribute that the probe is surest of."""
@@ -144,40 +174,27 @@ class Counterfactual(CodeReport):
         return PictureLine(pictures, [f"{line.part.name} {way}", *words, "the other"])
 
     def _rows(
-        self,
-        chains: Chains,
-        codes: Float[Tensor, "n code"],
-        noise: Float[Tensor, "n 3 side side"],
-        lines: Sequence[CounterfactualLine],
-        drawn: Float[Tensor, "lines alphas 3 side side"],
+        self, chains: Chains, codes: Float[Tensor, "n code"], noise: Float[Tensor, "n 3 side side"]
     ) -> list[Row]:
-        """Over all pairs: the slope of what was read at the largest share on the whole way."""
-        back = chains.draw(noise, codes)
-        ends = probe_scores(self.reader, chains, back)
-        last = max(range(len(self.alphas)), key=self.alphas.__getitem__)
-        scores = probe_scores(self.reader, chains, drawn[:, last])
-        names = list(dict.fromkeys(line.part.name for line in lines))
-        rows: list[Row] = []
-        for name in names:
-            own = [i for i, line in enumerate(lines) if line.part.name == name]
-            first = [i for i in own if lines[i].of == lines[i].begin]
-            half = len(first) // 2  # the slice's lines stand before those of random entries
-            followed, null = (
-                follow(ends, scores[chosen], [lines[i] for i in chosen])
-                for chosen in (first[:half], first[half:])
-            )
-            entries = lines[own[0]].entries.numel()
-            for column, attribute in enumerate(self.reader.names):
-                rows.append(
-                    {
-                        "part": name,
-                        "entries": entries,
-                        "attribute": attribute,
-                        "followed": float(followed[column]),
-                        "random_entries": float(null[column]),
-                        "pairs": half,
-                    }
-                )
+        """All pairs, the slice of the second picture wholly in the first."""
+        pairs = self.pairs + self.drawn_pairs
+        first, second = (self.places([pair[side] for pair in pairs]) for side in (0, 1))
+        read = probe_scores(self.reader, chains, chains.draw(noise, codes))
+        begin, end = read[first], read[second]
+        known = pair_differences(self.shown, pairs, self.reader, begin, end)
+        told = ReadPairs(begin, end, *known, read.std(0))
+        width, rows = codes.shape[1], []
+        for place, part in enumerate(code_slices(chains.net.pdae, self.segments, self.word)):
+            own = torch.arange(part.entries.start, part.entries.stop)
+            effects = []
+            for entries in (own, random_entries(width, part, self.seed + place)):
+                lines = [
+                    CounterfactualLine(a, a, b, part, entries)
+                    for a, b in zip(first, second, strict=True)
+                ]
+                drawn = self._draw(chains, codes, noise, lines, [1.0])[:, 0]
+                effects.append(slice_effect(told, probe_scores(self.reader, chains, drawn)))
+            rows += effect_rows(part.name, len(own), self.reader.names, told, effects)
         return rows
 
 
@@ -197,14 +214,3 @@ def probe_scores(
 ) -> Float[Tensor, "n attributes"]:
     """What a probe says of drawn pictures."""
     return reader.scores(chains.codes(drawn.clamp(-1, 1))).cpu()
-
-
-def follow(
-    ends: Float[Tensor, "pictures attributes"],
-    scores: Float[Tensor, "lines attributes"],
-    lines: Sequence[CounterfactualLine],
-) -> Float[Tensor, " attributes"]:
-    """By least squares over pairs, the share of the way from one picture's scores to another's."""
-    begin = ends[[line.of for line in lines]]
-    way = ends[[line.end for line in lines]] - begin
-    return ((scores - begin) * way).sum(0) / way.square().sum(0)

@@ -1,7 +1,10 @@
 """`report=manipulate`: pictures moved along the directions of attributes, a line an attribute."""
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -20,8 +23,9 @@ from diffdict.results.tables import Row
 class Manipulate(CodeReport):
     """Each picture's own noise, its code moved by several scales; what a reader says of them.
 
-    The table: by how much the drawn pictures' codes came to speak for the attribute (logits, of
-    `probe`, or else of the directions themselves), and how far those of all others moved.
+    The table, over many pictures: how far from the smallest to the largest scale a probe's reading
+    of the attribute went, and those of all others, in deviations of the reading over pictures, so
+    that networks and probes can be compared.
     """
 
     word = "manipulate"
@@ -29,81 +33,133 @@ class Manipulate(CodeReport):
     def __init__(
         self,
         *,
-        direction: str | None,
+        direction: str | Sequence[str] | None,
         probe: str | None = None,
         latents: str | None = None,
         attributes: Sequence[str] | None = None,
         scales: Sequence[float | int] = (-1, -0.5, 0, 0.5, 1),
         pictures: int = 2,
+        measured: int = 32,
+        beside: Sequence[str] = (),
         **sheet: object,
     ) -> None:
-        """`direction`: what task=direction learned; `probe`: another, of all attributes, to read
-        the drawn pictures by. `latents`: mean and std beside a released classifier."""
+        """`direction`: what task=direction learned, once or several times; `probe`: another, of all
+        attributes, to read the drawn pictures by. `latents`: mean and std beside a released
+        classifier. `measured`: pictures in the table. `beside`: the manipulate.csv of other runs.
+        """
         super().__init__(**sheet)
         at_least(1, "report.manipulate", pictures=pictures)
-        if direction is None:
+        at_least(2, "report.manipulate", measured=measured)
+        if not direction:
             raise UserError(
                 "report=manipulate needs a direction: report.manipulate.direction=outputs/…/"
                 "last.ckpt of task=direction"
             )
         if not scales:
             raise UserError("report.manipulate.scales are numbers, got none: [-1,-0.5,0,0.5,1]")
-        self.directions = open_directions(direction, latents)
-        self.reader = self.directions if probe is None else open_directions(probe, latents)
-        self.chosen = self.directions.chosen(attributes)
-        self.scales, self.pictures = list(map(float, scales)), range(pictures)
+        paths = [direction] if isinstance(direction, str) else list(direction)
+        self.directions = [open_directions(path, latents) for path in paths]
+        widest = max(self.directions, key=lambda one: len(one.names))
+        self.reader = widest if probe is None else open_directions(probe, latents)
+        self.chosen = [(one, place) for one in self.directions for place in one.chosen(attributes)]
+        self.scales, self.shown_pictures = list(map(float, scales)), pictures
+        self.pictures, self.measured = range(pictures), measured
+        self.beside = [row for path in beside for row in read_moved(Path(path))]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The table takes as many pictures as there are."""
+        super().setup(trainer, pl_module, stage)
+        most = max(self.shown_pictures, self.measured)
+        self.pictures = range(min(most, len(self.shown)))
 
     def check(self, pdae: Pdae) -> None:
         """Directions are of this network's codes."""
-        for each in (self.directions, self.reader):
+        for each in (*self.directions, self.reader):
             each.check(pdae, pdae.shapes["code"][0])
 
     def sheet(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
     ) -> tuple[Image.Image, list[Row]]:
-        """All attributes, pictures and scales in as few batches as they fill."""
+        """All directions, pictures and scales in as few batches as they fill."""
         codes = chains.codes(images)
         noise = chains.invert(images, codes)
-        moved = moved_codes(codes, self.directions, self.chosen, self.scales)
-        shape = moved.shape[:3]  # attributes, pictures, scales
-        every = noise[None, :, None].expand(shape[0], -1, shape[2], -1, -1, -1)
-        drawn = chains.draw(every.flatten(0, 2), moved.flatten(0, 2))
-        check_finite_pictures(drawn, self.word)
-        scores = self.reader.scores(chains.codes(drawn.clamp(-1, 1))).cpu().unflatten(0, shape)
-        drawn = drawn.unflatten(0, shape)
+        n = self.shown_pictures
+        drawn = self._draw(chains, codes[:n], noise[:n], self.scales)
         lines = [
             PictureLine(
                 torch.cat([images[picture, None], drawn[row, picture]]),
-                [self.directions.names[attribute], *(f"{scale:+g}" for scale in self.scales)],
+                [self._name(row), *(f"{scale:+g}" for scale in self.scales)],
             )
-            for row, attribute in enumerate(self.chosen)
-            for picture in range(shape[1])
+            for row in range(len(self.chosen))
+            for picture in range(n)
         ]
-        return draw_lines(lines), self._rows(scores)
+        return draw_lines(lines), [*self._rows(chains, codes, noise), *self.beside]
 
-    def _rows(self, scores: Float[Tensor, "chosen pictures scales attributes"]) -> list[Row]:
+    def _name(self, row: int) -> str:
+        """The attribute of a line, and in how many entries it is moved."""
+        one, place = self.chosen[row]
+        return f"{one.names[place]} ({int((one.weight[place] != 0).sum())})"
+
+    def _draw(
+        self,
+        chains: Chains,
+        codes: Float[Tensor, "pictures code"],
+        noise: Float[Tensor, "pictures 3 side side"],
+        scales: Sequence[float],
+    ) -> Float[Tensor, "chosen pictures scales 3 side side"]:
+        """The pictures moved along every direction."""
+        moved = torch.cat([moved_codes(codes, one, [place], scales) for one, place in self.chosen])
+        shape = moved.shape[:3]
+        every = noise[None, :, None].expand(shape[0], -1, shape[2], -1, -1, -1)
+        drawn = chains.draw(every.flatten(0, 2), moved.flatten(0, 2))
+        check_finite_pictures(drawn, self.word)
+        return drawn.unflatten(0, shape)
+
+    def _rows(
+        self,
+        chains: Chains,
+        codes: Float[Tensor, "pictures code"],
+        noise: Float[Tensor, "pictures 3 side side"],
+    ) -> list[Row]:
         """From the smallest to the largest scale, a mean over pictures."""
-        low = min(range(len(self.scales)), key=self.scales.__getitem__)
-        high = max(range(len(self.scales)), key=self.scales.__getitem__)
-        change = scores[:, :, high] - scores[:, :, low]
+        drawn = self._draw(chains, codes, noise, [min(self.scales), max(self.scales)])
+        scores = self.reader.scores(chains.codes(drawn.flatten(0, 2).clamp(-1, 1))).cpu()
+        deviation = self.reader.scores(codes).cpu().std(0)
+        low, high = scores.unflatten(0, drawn.shape[:3]).unbind(2)
+        change, names = (high - low) / deviation, self.reader.names
         rows: list[Row] = []
-        for row, attribute in enumerate(self.chosen):
-            name = self.directions.names[attribute]
-            own = self.reader.names.index(name) if name in self.reader.names else None
-            others = [i for i in range(change.shape[2]) if i != own]
-            apart = change[row][:, others].abs().mean() if others else torch.tensor(torch.nan)
-            told = change[row, :, own].mean() if own is not None else torch.tensor(torch.nan)
-            entries = int((self.directions.weight[attribute] != 0).sum())
+        for row, (one, place) in enumerate(self.chosen):
+            own = torch.tensor([name == one.names[place] for name in names])
+            told = float(change[row][:, own].mean())
+            others = float(change[row][:, ~own].abs().mean())
             rows.append(
                 {
-                    "attribute": name,
-                    "entries": entries,
-                    "moved": float(told),
-                    "others_moved": float(apart),
-                    "pictures": change.shape[1],
+                    "run": self.folder.resolve().name,
+                    "attribute": one.names[place],
+                    "entries": int((one.weight[place] != 0).sum()),
+                    "moved": told,
+                    "others_moved": others,
+                    "moved_to_others": told / others if others else torch.nan,
+                    "pictures": len(codes),
                 }
             )
         return rows
+
+
+def read_moved(path: Path) -> list[Row]:
+    """The table of another run."""
+    if not path.is_file():
+        raise UserError(
+            f"No file report.manipulate.beside={path}: it is the manipulate.csv of another run"
+        )
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"run", "moved", "others_moved"} <= rows[0].keys():
+        raise UserError(
+            f"report.manipulate.beside={path} is no manipulate.csv: make one with report=manipulate"
+        )
+    numbers = ("moved", "others_moved", "moved_to_others")
+    return [row | {key: float(row[key] or "nan") for key in numbers} for row in rows]
 
 
 def moved_codes(

@@ -119,6 +119,7 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
     saved = checkpoints.config_of(cfg.ckpt_path)
     typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
     merged = OmegaConf.create(saved)
+    keep_trained_values(merged, merged)
     for key in EVALUATION:
         merged[key] = cfg[key]
     if cfg.dataset is not None:
@@ -130,6 +131,18 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
             merged.data[key] = cfg.data[key]
     merged.model.update(cfg.get("model") or {})  # +model.vote=soft
     return merged
+
+
+def keep_trained_values(node: DictConfig, root: DictConfig) -> None:
+    """Writes out what refers to the trainer, as model.anneal_steps=${trainer.max_steps} does.
+
+    The trainer of an evaluation is another one.
+    """
+    for key, written in OmegaConf.to_container(node, resolve=False).items():
+        if isinstance(written, dict):
+            keep_trained_values(node[key], root)
+        elif isinstance(written, str) and written.startswith("${trainer."):
+            OmegaConf.update(node, key, node[key])
 
 
 def refuse_published(path: Path) -> None:

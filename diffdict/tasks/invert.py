@@ -20,6 +20,9 @@ from torch.utils.data import Dataset
 from diffdict import files
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Denoiser, Given, check_denoiser
+from diffdict.backbones.pdae import Pdae
+from diffdict.backbones.pdae_denoiser import Drawing, drawing_network
+from diffdict.conditions.base import MakesVectors
 from diffdict.data.base import Pictures
 from diffdict.data.sample_indices import Shards, check_batch_size
 from diffdict.diffusion.inversion import RoundTrip, picture_error, round_trip, steps_one_way
@@ -153,14 +156,18 @@ class Invert(pl.LightningModule):
         have_classes: bool = False,
         label: int | None = None,
         back: bool = True,
+        masked: bool = True,
         root: str = "noise",
     ) -> None:
         """`label`: the class of all pictures; None takes their own, where the network asks.
 
         `back`: whether the way back is taken too, for its error. `folder`: None is in `root`.
+        `masked`: a code with parts, of a PDAE, is told as in training. Each picture has its own.
         """
         super().__init__()
-        self.net = check_denoiser(net, "pictures are inverted by one").requires_grad_(False).eval()
+        drawing = inverting_network(net, sampler, objective, masked)
+        self.net, objective = drawing.net.requires_grad_(False).eval(), drawing.objective
+        self.code_facts = dict(drawing.facts)
         _check(self.net, sampler, picture_size, dataset)
         _check_label(self.net, label, have_classes, dataset)
         self.options = {
@@ -195,6 +202,7 @@ class Invert(pl.LightningModule):
             "backbone": self.net.name,
             "sha256": self.net.sha256,
             **self.facts,
+            **self.code_facts,
             "sampler": ddim_invert.__name__,
             "respacing": str(self.options["respacing"]),
             "clip_denoised": self.options["clip_denoised"],
@@ -250,7 +258,8 @@ class Invert(pl.LightningModule):
         count: int,
     ) -> RoundTrip:
         """Both ways, or the one up; `count` of the pictures are told to the bar."""
-        given = Given(label=labels)
+        codes = self.net.vectors(images) if isinstance(self.net, MakesVectors) else None
+        given = Given(label=labels, vector=codes)
         return round_trip(
             lambda x, t: self.net(x, t, given),
             images,
@@ -294,6 +303,16 @@ class Invert(pl.LightningModule):
             arrays |= _errors(torch.stack([one.picture for one in made]), pictures_back)
         path = self.stored.paths(pictures)[0]
         files.write_atomic(path, lambda stream: np.savez(stream, **arrays))
+
+
+def inverting_network(
+    net: Backbone, sampler: partial, objective: Objective, masked: bool
+) -> Drawing:
+    """What says the noise: of a PDAE both halves, told each picture's code; else the network."""
+    purpose = "pictures are inverted by one"
+    if isinstance(net, Pdae):
+        return drawing_network(net, sampler, objective, purpose, masked)
+    return Drawing(check_denoiser(net, purpose), objective)
 
 
 def _errors(

@@ -91,6 +91,8 @@ class PdaeTraining(AveragedTraining):
         self.ema.requires_grad_(False).eval()
         self.process, self.mode, self.weight, self.start = net.process, mode, weight, start
         self.autoencode, self._autoencoded = autoencode, []
+        if autoencode is not None:
+            autoencode.leave_out_small(net.image_size)
         self.table = error_weight(net.process, net.predict, weight)
         stages = None if pdae.segments is None else pdae.segments.stages
         self.places = gap_places(net.num_timesteps, stages)
@@ -199,7 +201,8 @@ class PdaeTraining(AveragedTraining):
         if self.autoencode is not None:
             self._autoencoded = self.autoencode.rows(self._summed)
         for row in self._autoencoded:
-            figures = {f"test/{name}_{row['noise']}": row[name] for name in ("ssim", "mse")}
+            names = self.autoencode.measures
+            figures = {f"test/{name}_{row['noise']}": row[name] for name in names}
             self.log_dict(figures)
 
     def _log_judged(self, split: str) -> None:
@@ -238,10 +241,11 @@ class PdaeTraining(AveragedTraining):
         """Draws one picture again, and others with its code."""
         own = self.autoencode or Autoencoding()
         test = Autoencoding(1, own.inversion, own.sampling, own.seed)
+        test.leave_out_small(self.net.image_size)
         test.add(self.pdae(), image[None], torch.tensor([0], device=image.device))
         sheet = autoencoding_sheet(self.pdae(), image[None], respacing=own.sampling, seed=own.seed)
         write_png(sheet, files.writable_folder(folder) / "autoencoding.png")
-        keys = "noise", "ssim", "mse"
+        keys = ("noise", *test.measures)
         return [{key: row[key] for key in keys} for row in test.rows(lambda sums: sums)]
 
     def tables(self) -> dict[str, list[Row]]:

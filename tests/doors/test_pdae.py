@@ -47,6 +47,13 @@ def learned(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def stored(learned):
+    """With the codes and their parts in a store; nothing is said of the network but its file."""
+    assert enter("extract", [*CODES, "block=all"], learned) == 0
+    return learned
+
+
 def table(path):
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -60,15 +67,28 @@ def test_a_training_leaves_tables_and_sheets(learned):
     assert (learned / "run/codes/step_0000002.png").is_file()
 
 
-def test_codes_and_their_parts_are_stored_and_learned_from(learned, capfd):
-    """Nothing is said of the network but its file."""
-    closed = open_door("extract", [*CODES, "block=all"], learned, capfd)
-    assert closed.code == 0, closed.lines
-    stored = learned / "features/toy_faces/diti/train"
-    assert {"code", "stage0", "stage1"} < {path.name for path in stored.iterdir()}
+def test_codes_and_their_parts_are_stored_and_learned_from(stored, capfd):
+    folder = stored / "features/toy_faces/diti/train"
+    assert {"code", "stage0", "stage1"} < {path.name for path in folder.iterdir()}
     words = ["task=sae", "sae.scale=4", "sae.k=2", "data.batch_size=2", "data.val_pictures=1"]
-    closed = open_door("train", [*CODES, *words, "trainer.max_steps=2"], learned, capfd)
+    closed = open_door("train", [*CODES, *words, "trainer.max_steps=2"], stored, capfd)
     assert closed.code == 0, closed.lines
+
+
+def test_latents_are_set_beside_attributes_and_codes(stored, capfd):
+    words = [*QUIET, *NET, *FACES, "task=sae", "block=1", "sae.scale=1", "sae.k=2"]
+    words += ["data.source=live", "data.batch_size=64", "data.val_pictures=1"]
+    words += ["trainer.max_steps=2", "model.concepts=null", "report=latent_attributes"]
+    words += ["report.latent_attributes.codes=diti", "hydra.run.dir=sae"]
+    closed = open_door("train", words, stored, capfd)
+    assert closed.code == 0, closed.lines
+    rows = table(stored / "sae/latent_attributes.csv")
+    assert {"glasses", "yaw"} <= {row["attribute"] for row in rows}
+    assert {"latents", "random", "channels", "chance"} <= set(rows[0])
+    assert {"code", "stage0", "stage1"} <= set(table(stored / "sae/latent_codes.csv")[0])
+    closed = open_door("train", [*words[:-2], "report.latent_attributes.codes=no"], stored, capfd)
+    assert (closed.code, len(closed.lines)) == (2, 1)
+    assert "backbone.name=no block=all" in closed.lines[0]
 
 
 def test_a_run_is_evaluated_again_and_drawn(learned, capfd):
@@ -93,6 +113,41 @@ def test_one_picture_is_drawn_again(learned, capfd):
     assert closed.code == 0, closed.lines
     sheet = Image.open(learned / "p/picture/autoencoding.png")
     assert sheet.width > 10 * sheet.height / 2
+
+
+def test_parts_are_exchanged_and_attributes_moved(learned, capfd):
+    """A direction of all attributes reads both sheets; the tables stand beside them."""
+    many = ["dataset.train_pictures=40", "dataset.test_pictures=8", "hydra.run.dir=all"]
+    words = [*CODES, *many, "task=direction", "data.batch_size=8", "trainer.max_epochs=1"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [*QUIET, "ckpt_path=run/last.ckpt", "report=[counterfactual,manipulate]"]
+    words += [f"report.{word}.respacing=linspace3" for word in ("counterfactual", "manipulate")]
+    words += ["report.counterfactual.probe=all/last.ckpt", "report.counterfactual.measured=1"]
+    words += ["report.manipulate.direction=all/last.ckpt", "report.manipulate.measured=2"]
+    words += ["report.manipulate.attributes=[glasses]", "report.manipulate.pictures=1"]
+    closed = open_door("evaluate", [*words, "hydra.run.dir=sheets"], learned, capfd)
+    assert closed.code == 0, closed.lines
+    rows = table(learned / "sheets/counterfactual.csv")
+    assert {row["part"] for row in rows} == {"stage 0", "stage 1"}
+    assert rows[0]["attribute"] == "mean"
+    assert set(rows[0]) >= {"followed", "others_moved", "random_followed", "random_moved"}
+    (row,) = table(learned / "sheets/manipulate.csv")
+    assert (row["run"], row["attribute"], row["entries"]) == ("sheets", "glasses", "8")
+    for name in ("counterfactual", "manipulate"):
+        assert (learned / f"sheets/{name}.png").is_file()
+
+
+def test_an_encoder_of_two_views_is_a_row_of_the_tables(learned, capfd):
+    words = [*QUIET, *FACES, "task=simclr", "model.encoder.code=8", "data.num_workers=0"]
+    words += ["data.batch_size=2", "trainer.max_steps=2", "hydra.run.dir=simclr"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [*QUIET, *FACES, "backbone=code_encoder", "backbone.checkpoint=simclr/last.ckpt"]
+    words += ["backbone.code=8", "backbone.name=simclr"]
+    closed = open_door("extract", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    assert (learned / "features/toy_faces/simclr/train/code").is_dir()
 
 
 @pytest.mark.faults

@@ -12,7 +12,13 @@ from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.reports.codes.chains import Chains
 from diffdict.reports.codes.parts import code_slices, random_entries
-from diffdict.reports.counterfactual import Counterfactual, exchange_slice, follow
+from diffdict.reports.codes.slice_effects import (
+    ReadPairs,
+    effect_rows,
+    pair_differences,
+    slice_effect,
+)
+from diffdict.reports.counterfactual import Counterfactual, exchange_slice
 from diffdict.reports.interpolate import Interpolate, trajectory
 from diffdict.reports.manipulate import moved_codes
 from diffdict.reports.stages import Stages
@@ -45,8 +51,8 @@ def test_a_chain_does_not_depend_on_those_beside_it():
 def test_shares_of_0_and_1_are_exact():
     codes = normal(1, (2, 8))
     report = Counterfactual(**SHEET, pairs=[[0, 1]], alphas=[0, 0.5, 1])
-    own, null = report.lines(tiny_pdae(STAGES))
-    assert (len(own), len(null)) == (4, 0)
+    own = report.lines(tiny_pdae(STAGES))
+    assert len(own) == 4
     for line in own:
         told = exchange_slice(codes, line, report.alphas)
         begin, end = codes[line.of].clone(), codes[line.of].clone()
@@ -69,8 +75,8 @@ def test_all_parts_with_the_others_noise_are_the_other():
     report = Counterfactual(
         **SHEET, pairs=[[0, 1]], segments=[[0, 4]], alphas=[0, 1], noise="slerp"
     )
-    (coming, _), _ = report.lines(together.net.pdae)
-    drawn = together.draw(report._starts(noise, coming), exchange_slice(codes, coming, [0.0, 1.0]))
+    coming, _ = report.lines(together.net.pdae)
+    drawn = report._draw(together, codes, noise, [coming], [0.0, 1.0])[0]
     torch.testing.assert_close(drawn, together.draw(noise, codes), atol=1e-3, rtol=1e-3)
 
 
@@ -102,14 +108,37 @@ def test_nothing_is_moved_at_scale_0_and_equally_far_both_ways():
         moved_codes(codes, directions(torch.eye(8)[:2] * torch.tensor([[1.0], [0.0]])), [1], [1.0])
 
 
-def test_scores_follow_all_the_way_or_not_at_all():
-    ends = normal(1, (4, 3))
-    report = Counterfactual(**SHEET, pairs=[[0, 1], [1, 2]])
-    own, _ = report.lines(tiny_pdae(STAGES))
-    lines = own[:3:2]
-    arrived, stayed = (ends[[getattr(line, end) for line in lines]] for end in ("end", "begin"))
-    torch.testing.assert_close(follow(ends, arrived, lines), torch.ones(3))
-    torch.testing.assert_close(follow(ends, stayed, lines), torch.zeros(3))
+def test_readings_follow_all_the_way_or_not_at_all():
+    begin, end, differ = normal(1, (6, 3)), normal(2, (6, 3)), normal(3, (6, 3)) > 0
+    pairs = ReadPairs(begin, end, differ, ~differ, torch.tensor([1.0, 2.0, 4.0]))
+    arrived, stayed = slice_effect(pairs, end), slice_effect(pairs, begin)
+    torch.testing.assert_close(arrived.followed, torch.ones(3))
+    torch.testing.assert_close(stayed.followed, torch.zeros(3))
+    assert torch.equal(stayed.moved, torch.zeros(3))
+    halfway = slice_effect(pairs, torch.lerp(begin, end, 0.5))
+    torch.testing.assert_close(halfway.followed, torch.full((3,), 0.5))
+    for column in range(3):
+        own = (end - begin)[~differ[:, column], column] / (1.0, 2.0, 4.0)[column]
+        torch.testing.assert_close(arrived.moved[column], own.square().mean().sqrt())
+    rows = effect_rows("stage 0", 2, ["hat", "beard", "wave"], pairs, [arrived, stayed])
+    assert [row["attribute"] for row in rows] == ["mean", "hat", "beard", "wave"]
+    assert rows[0]["followed"] == pytest.approx(1)
+    assert rows[0]["random_followed"] == 0
+    assert [row["differing"] for row in rows] == [6, *differ.sum(0).tolist()]
+
+
+def test_pairs_differ_as_the_set_says_and_else_as_the_probe_reads():
+    faces, reader = FACES(split="test"), directions()
+    begin, end = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, -1.0]])
+    differ, alike = pair_differences(None, [(0, 1)], reader, begin, end)
+    assert (differ.tolist(), alike.tolist()) == ([[True, False]], [[False, True]])
+    named = reader._replace(names=["glasses", "no such"])
+    differ, alike = pair_differences(faces, [(0, 1)], named, begin, end)
+    truth = [
+        faces[i]["attributes"][[a.name for a in faces.attributes].index("glasses")] for i in (0, 1)
+    ]
+    assert bool(differ[0, 0]) == bool(truth[0] != truth[1])
+    assert not differ[0, 1]
 
 
 def test_parts_of_a_code():
@@ -135,12 +164,9 @@ def test_the_figures_and_tables_of_each_sheet():
     report.reader = directions()
     _, rows = report.sheet(together, images)
     assert [(row["part"], row["attribute"]) for row in rows] == [
-        ("stage 0", "hat"),
-        ("stage 0", "beard"),
-        ("stage 1", "hat"),
-        ("stage 1", "beard"),
+        (f"stage {stage}", name) for stage in (0, 1) for name in ("mean", "hat", "beard")
     ]
-    assert all(row["pairs"] == 1 for row in rows)
+    assert all(row["differing"] <= 1 for row in rows)
     figure, rows = Interpolate(**SHEET, steps=3, segments="stages").sheet(together, images)
     assert rows == []
     assert figure.height > 4 * 128  # both, trajectory, two stages

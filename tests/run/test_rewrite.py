@@ -38,3 +38,20 @@ def test_data_is_as_it_was_trained_but_for_what_is_typed(tmp_path, monkeypatch, 
     merged = checkpoint_config(cfg)
     assert OmegaConf.to_container(merged.data) == KEPT["data"] | data
     assert (merged.timestep, merged.block, merged.dataset.name) == (50, 3, "faces")
+
+
+def test_what_was_taken_from_the_trainer_stays_as_it_was(tmp_path, monkeypatch):
+    """experiment=pdae_toy lets its rate fall to 0 at ${trainer.max_steps}; evaluate.py has none."""
+    kept = {
+        **KEPT,
+        "trainer": {"max_steps": 7},
+        "model": {"_target_": "b.Model", "rates": {"anneal_steps": "${trainer.max_steps}"}},
+    }
+    torch.save({"config": kept, "state_dict": {}}, tmp_path / "last.ckpt")
+    with initialize_config_dir(folder("conf"), version_base="1.3"):
+        cfg = compose("evaluate", [f"ckpt_path={tmp_path}/last.ckpt"])
+    hydra = OmegaConf.create({"overrides": {"task": []}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    merged = checkpoint_config(cfg)
+    assert merged.trainer.max_steps == -1
+    assert merged.model.rates.anneal_steps == 7

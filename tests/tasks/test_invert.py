@@ -18,11 +18,13 @@ from diffdict.diffusion.inversion import picture_error
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm
 from diffdict.errors import UserError
+from diffdict.reports.codes.chains import Chains
 from diffdict.reports.samples.round_trip import RoundTripReport
 from diffdict.results.stored_noise import StoredNoise, shard_name
 from diffdict.tasks.invert import Invert, PicturesToInvert
 from diffdict.tasks.samples import SampleIndices, Samples
 from tests.tasks.test_samples import network
+from tests.tiny_pdae import STAGES, tiny_pdae
 
 FACES = partial(ToyFaces, image_size=16, test_pictures=7)
 CHAIN = {"respacing": "ddim4", "clip_denoised": False}
@@ -282,3 +284,20 @@ def test_noise_of_another_network_or_chain_is_refused(tmp_path, change, rule):
     with pytest.raises(UserError, match=rule):
         draw_back(tmp_path / "samples", str(tmp_path / "noise"), **change)
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_pdae_inverts_each_picture_under_its_own_code(tmp_path):
+    """The same noise as the sheets of codes start from, and back to the picture by it."""
+    pdae = tiny_pdae(STAGES)
+    images = torch.stack([FACES(split="test")[index]["image"] for index in range(7)])
+    chain = partial(ddim_invert, respacing="linspace6", clip_denoised=True)
+    invert(tmp_path / "told", net=pdae, sampler=chain)
+    noise = StoredNoise(tmp_path / "told").noise(range(7))
+    chains = Chains(pdae, "linspace6", clip_denoised=True)
+    own = chains.invert(images, chains.codes(images))
+    torch.testing.assert_close(noise, own, rtol=1e-3, atol=1e-3)
+    others = chains.invert(images, chains.codes(images).roll(1, 0))
+    assert (noise - others).abs().max() > 0.01
+    record = json.loads((tmp_path / "told" / "noise.json").read_text())
+    assert "stages=(500, 1000)" in record["segments"]
+    assert record["masked"] is True
