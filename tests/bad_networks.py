@@ -252,6 +252,26 @@ ROWS = [
         )
     ),
     *(
+        ("extract samples", f"condition=latents {words}", *said)
+        for words, *said in (
+            ("condition.latents=[]", "each once", "by_class"),
+            ("condition.latents=[3,3]", "got [3, 3]", "by_class"),
+            ("condition.latents=by_class", "representation.dictionary=", "latents=[…]"),
+            (
+                "condition.latents=by_class representation=codes representation.dictionary=sae",
+                "no test says",
+                "ckpt_path=",
+            ),
+            ("condition.base=zero", "'zero'", "mean or picture"),
+            ("condition.base=picture condition.company=true", "not be heard", "company=false"),
+            ("condition.strengths=[0]", "got [0]", "condition.strengths=[0,1]"),
+            ("condition.random=-1", "got -1", "condition.random=0"),
+            ("condition.seen_pictures=0", "got 0", "condition.seen_pictures=1"),
+            ("data.number=3", "has 192 rows", "data.number=null"),
+            ("data.number=null", "told no vector", "condition=none"),
+        )
+    ),
+    *(
         ("evaluate", f"task=faithfulness backbone@seer=pixels {words}", *said)
         for words, *said in (
             ("", "Samples are compared with pictures", "samples=FOLDER"),

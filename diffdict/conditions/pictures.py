@@ -62,6 +62,11 @@ class PictureVectors(ConditionSource):
         self.count = there if number is None else number
         self.number = self.count * each
 
+    def keep_first(self, most: int | None) -> None:
+        """No more pictures than these; None: all."""
+        self.count = self.count if most is None else min(self.count, most)
+        self.number = self.count * self.each
+
     def rows(
         self, maker: MakesVectors | None, width: int, number: int, device: torch.device
     ) -> ConditionRows:
