@@ -279,6 +279,7 @@ ROWS = [
             ("samples=plain/test dataset.image_size=16", "no conditions.npz", "condition=pictures"),
             ("samples=plain/test", "are 16×16", "dataset.image_size=16"),
             ("samples=nothing", "holds neither pictures", "name another folder"),
+            ("samples=nothing data.learned_pictures=-1", "got -1", "data.learned_pictures=0"),
         )
     ),
     ("extract codes", "", "needs a dictionary", "representation.dictionary="),
