@@ -251,6 +251,8 @@ ROWS = [
             ),
         )
     ),
+    ("extract samples", "condition=changed condition.changes=[sepia]", "'sepia'", "grey, flipped"),
+    ("extract samples", "condition=changed condition.each=0", "got 0", "condition.each=1"),
     *(
         ("extract samples", f"condition=latents {words}", *said)
         for words, *said in (
