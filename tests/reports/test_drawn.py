@@ -32,8 +32,13 @@ def switched(number, pairs=3):
 def content(sample):
     own = [switched(number) for number in range(6)]
     random = [(0, 1), (2, 3)]
-    return sample.concepts(6, SHOWN)._replace(
-        title="Latents switched on: codes", switched=SwitchedContent(own, 768, random)
+    plain = [one._replace(latent=None) for one in sample.concepts().classes]
+    return sample.concepts(
+        6,
+        SHOWN,
+        title="Latents switched on: codes",
+        classes=plain,
+        switched=SwitchedContent(own, 768, random),
     )
 
 

@@ -87,7 +87,7 @@ function notes() {
     );
   else if (!page.classes.length)
     said.push("The pictures have no masks, so latents were compared with no class.");
-  if (absent)
+  if (absent && !page.switched)
     said.push(
       `${absent} of ${page.classes.length} classes are absent from the test pictures ` +
         "and left out of the mean.",

@@ -45,7 +45,7 @@ function effectFigures(row) {
     ["p by rank", [decimal(latents.p[row])]],
     ["rank among all changes", [rank]],
     ["area of its class", [points(latents.area[row])]],
-    ["its size along random ones", [points(latents.areaNull[row])]],
+    ["its size along random ones", [percent(latents.areaNull[row])]],
     ["pixels changed by", [short(latents.pixels[row])]],
     ["… along random ones", [short(latents.pixelsNull[row])]],
     ["rises beyond random", [latents.rises[row] ? "yes" : "no"]],
@@ -77,6 +77,7 @@ function samplePairs(title, pairs) {
 
 function drawEffects() {
   // The first view: every latent with what became of it, the largest rise first.
+  document.body.classList.add("switched"); // its list has wider figures
   const rows = latents.number.map((_, row) => row);
   rows.sort((one, other) => compare(latents.rise[one], latents.rise[other], -1));
   const head = ["latent", "off and on"].map((text) => element("th", { scope: "col" }, text));
