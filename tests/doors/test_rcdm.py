@@ -165,6 +165,7 @@ def test_latents_are_switched_judged_and_shown(learned, capfd):
         word for word in TRAIN if word not in ("representation.grid=4", "backbone@seer=pixels")
     ]
     words = [*train, *CODES, "hydra.run.dir=codes", "dataset.train_pictures=30"]
+    words += ["trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=null"]
     keep = "{_target_:diffdict.results.weights.KeepWeights,name=kept}".replace("name=", "name:")
     closed = open_door("train", [*words, f"+callbacks.weights={keep}"], learned, capfd)
     assert closed.code == 0, closed.lines
