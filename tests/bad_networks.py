@@ -252,6 +252,19 @@ ROWS = [
         )
     ),
     ("extract samples", "condition=changed condition.changes=[sepia]", "'sepia'", "grey, flipped"),
+    (
+        "extract samples",
+        "condition=arithmetic condition.picture=0 condition.less=1",
+        "condition.more names a picture",
+        "condition.more=0",
+    ),
+    (
+        "extract samples",
+        "condition=arithmetic condition.picture=0 condition.less=1 condition.more=1",
+        "are one picture",
+        "name two",
+    ),
+    ("extract samples", "condition=arithmetic condition.amount=0", "got 0", "condition.amount=1"),
     ("extract samples", "condition=changed condition.each=0", "got 0", "condition.each=1"),
     *(
         ("extract samples", f"condition=latents {words}", *said)
