@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffdict.conditions.base import MakesVectors
 from diffdict.data.attributes import Attribute
 from diffdict.metrics.attributes import AttributeReader, KeptAttributes, kept_attributes
 from diffdict.metrics.kernel_distance import ChosenRows
 from diffdict.metrics.ridge import AttributeSums
+from diffdict.representations.base import Representation
 from diffdict.results.tables import Row
 
 LEARNED, REAL = "learned", "real"  # as the task calls its pictures
@@ -21,7 +21,7 @@ class AttributeReading(nn.Module):
 
     def __init__(
         self,
-        readers: Sequence[MakesVectors],
+        readers: Sequence[Representation],
         width: int,
         attributes: Sequence[Attribute],
         ridge: float,
@@ -29,7 +29,8 @@ class AttributeReading(nn.Module):
     ) -> None:
         """`width`: of what was told; `numbers`: of real pictures and of samples."""
         super().__init__()
-        self.readers, self.ridge, self.attributes = tuple(readers), ridge, list(attributes)
+        self.readers = nn.ModuleList(readers)  # frozen, and on the pictures' device
+        self.ridge, self.attributes = ridge, list(attributes)
         self.binary = torch.tensor([one.kind == "binary" for one in attributes])
         count, real, drawn = len(attributes), *numbers
         self.of_reader = AttributeSums(sum(one.dim for one in readers), count)
@@ -39,7 +40,7 @@ class AttributeReading(nn.Module):
 
     def reset(self) -> None:
         """Begins anew."""
-        for metric in self.children():
+        for metric in (self.of_reader, self.of_told, self.read, self.told, self.truth, self.drawn):
             metric.reset()
 
     def update(

@@ -46,7 +46,7 @@ class Faithfulness(pl.LightningModule):
         real: Mapping,
         sampled: Mapping,
         *,
-        readers: Callable[[], Mapping[str, MakesVectors]] | None = None,
+        readers: Callable[[], Mapping[str, Representation]] | None = None,
         learned: Mapping | None = None,
         attributes: Sequence[Mapping] = (),
         sampled_classes: Sequence[str] = (),
