@@ -275,6 +275,41 @@ ROWS = [
             ),
         )
     ),
+    ("extract samples", "condition=changed condition.changes=[sepia]", "'sepia'", "grey, flipped"),
+    (
+        "extract samples",
+        "condition=arithmetic condition.picture=0 condition.less=1",
+        "condition.more names a picture",
+        "condition.more=0",
+    ),
+    (
+        "extract samples",
+        "condition=arithmetic condition.picture=0 condition.less=1 condition.more=1",
+        "are one picture",
+        "name two",
+    ),
+    ("extract samples", "condition=arithmetic condition.amount=0", "got 0", "condition.amount=1"),
+    ("extract samples", "condition=changed condition.each=0", "got 0", "condition.each=1"),
+    *(
+        ("extract samples", f"condition=latents {words}", *said)
+        for words, *said in (
+            ("condition.latents=[]", "each once", "by_class"),
+            ("condition.latents=[3,3]", "got [3, 3]", "by_class"),
+            ("condition.latents=by_class", "representation.dictionary=", "latents=[…]"),
+            (
+                "condition.latents=by_class representation=codes representation.dictionary=sae",
+                "no test says",
+                "ckpt_path=",
+            ),
+            ("condition.base=zero", "'zero'", "mean or picture"),
+            ("condition.base=picture condition.company=true", "not be heard", "company=false"),
+            ("condition.strengths=[0]", "got [0]", "condition.strengths=[0,1]"),
+            ("condition.random=-1", "got -1", "condition.random=0"),
+            ("condition.seen_pictures=0", "got 0", "condition.seen_pictures=1"),
+            ("data.number=3", "has 192 rows", "data.number=null"),
+            ("data.number=null", "told no vector", "condition=none"),
+        )
+    ),
     *(
         ("evaluate", f"task=faithfulness backbone@seer=pixels {words}", *said)
         for words, *said in (
@@ -283,6 +318,7 @@ ROWS = [
             ("samples=plain/test dataset.image_size=16", "no conditions.npz", "condition=pictures"),
             ("samples=plain/test", "are 16×16", "dataset.image_size=16"),
             ("samples=nothing", "holds neither pictures", "name another folder"),
+            ("samples=nothing data.learned_pictures=-1", "got -1", "data.learned_pictures=0"),
         )
     ),
     ("extract codes", "", "needs a dictionary", "representation.dictionary="),

@@ -4,7 +4,9 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from diffdict import checkpoints
+from diffdict.errors import UserError
 from diffdict.run.instantiate import drop_unset
+from diffdict.run.validate import check_networks_apart
 from tests.test_conf import CONF, check_keys, composed, options
 
 
@@ -46,3 +48,32 @@ def test_what_a_representation_looks_through_is_not_what_draws():
     assert cfg.representation.block == ["layer4.2"]
     assert cfg.seer.backbone.checkpoint == "swav_imagenet"
     assert composed("train", *words[:2]).seer.backbone.checkpoint == "toy_ddpm"
+
+
+@pytest.mark.parametrize("name", options("backbone"))
+def test_one_network_may_draw_and_be_looked_through(name):
+    """What is typed of the one does not reach the other."""
+    words = ["task=vectors", f"backbone={name}", f"backbone@seer={name}"]
+    own = networks("task=vectors", f"backbone={name}", "backbone@seer=pixels")[0]
+    for place in (0, 1):
+        node = ("backbone", "seer.backbone")[place]
+        found = networks(*words, f"{node}.name=typed")
+        assert found[1 - place] == own
+        assert {**found[place], "name": own["name"]} == own
+
+
+def networks(*words):
+    """What draws, and what is looked through, as they are written."""
+    cfg = composed("extract", *words)
+    both = (cfg.backbone, cfg.seer.backbone)
+    return [OmegaConf.to_container(one, resolve=False) for one in both]
+
+
+def test_networks_made_of_one_file_are_not_mixed():
+    folder = CONF / "backbone"
+    choices = {"backbone": "ddae_small_edm", "backbone@seer": "ddae_small"}
+    with pytest.raises(UserError, match=r"both made of ddae_unet\.yaml"):
+        check_networks_apart(choices, folder)
+    check_networks_apart({**choices, "backbone@seer": "ddae_small_edm"}, folder)
+    check_networks_apart({**choices, "backbone@seer": "toy_ddpm"}, folder)
+    check_networks_apart({"backbone": "pixels"}, folder)

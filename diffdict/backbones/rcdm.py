@@ -14,6 +14,7 @@ from diffdict.errors import UserError
 LAYER = "ssl_emb."  # how its one layer more begins, in the original's files too
 # what a run of task=rcdm says of itself in its checkpoint and in the weights that it exports
 LEARNED_WITH = ("representation_name", "representation_sha256", "representation_image_size", "drop")
+RECIPE = "representation_recipe"  # its config as JSON, in exported weights
 PART = " (representation.part=head where it was a head)"
 
 

@@ -38,6 +38,8 @@ class ConditionRows(NamedTuple):
     steps: Sequence[int]  # whose noise its steps draw
     line: Sequence[int] | None = None  # of the sheet; None: those of one source together
     target: Sequence[int] | None = None  # which of `pictures` the row leads to; -1: to none
+    latent: Sequence[int] | None = None  # which one is switched in the row; -1: a random direction
+    strength: Sequence[float] | None = None  # how far: 0 is off, 1 on
 
     def noise_of(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
         """Whose start noise and whose noise of the steps these rows have."""

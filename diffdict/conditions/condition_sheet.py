@@ -17,6 +17,8 @@ def condition_sheet(samples: Float[Tensor, "n 3 side side"], rows: ConditionRows
 
     Lines that lead to another picture have that one at their end instead.
     """
+    if rows.strength is not None:
+        return _lines_of_changes(samples, rows)
     if rows.pictures is None:
         return contact_sheet(samples, captions=[shorten_caption(word) for word in rows.captions])
     if rows.target is not None:
@@ -55,6 +57,20 @@ def _lines_to_targets(samples: Float[Tensor, "n 3 side side"], rows: ConditionRo
         words = [shorten_caption(rows.captions[row]) for row in line]
         captions += ["source", *words, *[""] * missing, "target" if ends[1] >= 0 else ""]
     return contact_sheet(torch.stack(cells), columns=widest + 2, captions=captions)
+
+
+def _lines_of_changes(samples: Float[Tensor, "n 3 side side"], rows: ConditionRows) -> Image.Image:
+    """A line a change, each noise at every strength; the base at its head where it is a picture."""
+    lines = lines_of(rows, len(samples))
+    blank, widest = torch.ones_like(samples[0]), max(map(len, lines))
+    head = [] if rows.pictures is None else [rows.pictures[0]]
+    cells, captions = [], []
+    for line in lines:
+        missing = widest - len(line)
+        cells += [*head, *samples[line], *[blank] * missing]
+        words = [shorten_caption(rows.captions[row]) for row in line]
+        captions += [*["source"] * len(head), *words, *[""] * missing]
+    return contact_sheet(torch.stack(cells), columns=widest + len(head), captions=captions)
 
 
 def lines_of(rows: ConditionRows, number: int) -> list[list[int]]:

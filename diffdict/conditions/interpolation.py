@@ -7,29 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdict.conditions.base import (
-    ConditionRows,
-    ConditionSource,
-    MakesVectors,
-    check_maker,
-    check_vectors,
-    picture_vectors,
-)
-from diffdict.conditions.sized_pictures import (
-    ChosenPicture,
-    SizedPictures,
-    check_fit_word,
-    chosen_fit,
-)
+from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
+from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
 from diffdict.diffusion.interpolation import slerp
-from diffdict.errors import UserError, at_least
+from diffdict.errors import UserError
 
 PATHS = ("linear", "spherical")
 SHARES = ("start", "all")  # which noise a way has in common
 
 
-class InterpolatedVectors(ConditionSource):
+class InterpolatedVectors(ChosenPictures):
     """Samples of `steps` vectors on a way, drawn from one start noise; `each` ways in turn."""
 
     def __init__(
@@ -51,10 +39,9 @@ class InterpolatedVectors(ConditionSource):
         """`first`, `second`: files, or numbers of pictures of the split.
 
         `share`: start, a way has one start noise and each sample its own in the steps, as
-        published; all, one noise in all. `fit`: how files become squares; None: as published for a
-        released encoder (squash), else the middle square.
+        published; all, one noise in all.
         """
-        at_least(1, "condition", each=each)
+        chosen = {"first": first, "second": second}
         check_path(steps, path)
         if share not in SHARES:
             raise UserError(f"condition.share is {' or '.join(SHARES)}, got {share!r}")
@@ -63,21 +50,16 @@ class InterpolatedVectors(ConditionSource):
                 f"condition.start and condition.stop are two shares of the way, got {start} and "
                 f"{stop}: 0 and 1 are its ends, the published script goes from 0.5 to 0.7"
             )
-        check_fit_word(fit)
-        pictures = SizedPictures(dataset, split, "condition.first")
-        self.ends = [
-            ChosenPicture(key, chosen, pictures)
-            for key, chosen in (("first", first), ("second", second))
-        ]
-        if self.ends[0].fact == self.ends[1].fact:
+        super().__init__(
+            dataset, split, chosen, each=each, fit=fit, side=side, undirected=undirected
+        )
+        if self.chosen[0].fact == self.chosen[1].fact:
             raise UserError(
                 f"condition.first={first} and condition.second={second} are one picture, and there "
                 "is no way between them: name two"
             )
         self.steps, self.path, self.start, self.stop = steps, path, start, stop
-        self.share, self.each, self.fit, self.side = share, each, fit, side
-        self.undirected = undirected
-        self.check_share()
+        self.share = share
         self.number = steps * each
 
     def rows(
@@ -85,11 +67,7 @@ class InterpolatedVectors(ConditionSource):
     ) -> ConditionRows:
         """Way after way, each from the first picture to the second."""
         maker = check_maker(maker)
-        fit = chosen_fit(self.fit, maker, "squash")
-        seen = [end.image(maker.image_size or self.side, fit) for end in self.ends]
-        vectors = picture_vectors(maker, seen, device)
-        names = [end.name for end in self.ends]
-        check_vectors(vectors, width, names, f"by {maker.name}", "The network")
+        vectors = self.chosen_vectors(maker, width, device)
         way = between(*vectors, self.steps, self.start, self.stop, self.path)
         shares = torch.linspace(self.start, self.stop, self.steps, dtype=torch.float64).tolist()
         heads = [row // self.steps * self.steps for row in range(self.number)]
@@ -97,7 +75,7 @@ class InterpolatedVectors(ConditionSource):
             way.repeat(self.each, 1),
             [f"{share:.2f}" for share in shares] * self.each,
             source=[0] * self.number,
-            pictures=torch.stack([end.image(self.side, fit) for end in self.ends]),
+            pictures=self.shown(maker),
             start=heads,
             steps=heads if self.share == "all" else range(self.number),
             line=[head // self.steps for head in heads],
@@ -106,18 +84,11 @@ class InterpolatedVectors(ConditionSource):
 
     def facts(self, maker: MakesVectors | None) -> Mapping[str, object]:
         """Both pictures, the way between them, and the network that looks at them."""
-        maker = check_maker(maker)
         return {
             "condition": "interpolation",
-            "first": self.ends[0].fact,
-            "second": self.ends[1].fact,
             "way": [self.path, self.steps, self.start, self.stop],
             "share": self.share,
-            "each": self.each,
-            "fit": chosen_fit(self.fit, maker, "squash"),
-            "undirected": self.undirected,
-            "vectors_by": maker.name,
-            "vectors_sha256": maker.sha256,
+            **self.chosen_facts(maker),
         }
 
 

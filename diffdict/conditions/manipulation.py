@@ -11,23 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffdict.conditions.base import (
-    ConditionRows,
-    ConditionSource,
-    MakesVectors,
-    check_maker,
-    check_vectors,
-    picture_vectors,
-)
+from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
+from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.conditions.pictures import PictureVectors
-from diffdict.conditions.sized_pictures import (
-    ChosenPicture,
-    SizedPictures,
-    check_fit_word,
-    chosen_fit,
-)
 from diffdict.data.base import Pictures
-from diffdict.errors import UserError, at_least
+from diffdict.errors import UserError
 from diffdict.metrics.retrieval import nearest
 from diffdict.representations.codes import PooledCodes
 
@@ -35,7 +23,7 @@ KINDS = ("own", "common at 0", "common of target")
 SHARES = ("none", "start", "all")  # which noise the kinds have in common
 
 
-class ManipulatedVectors(ConditionSource):
+class ManipulatedVectors(ChosenPictures):
     """`each` samples of a picture's vector, of it without what is common, and with the target's."""
 
     def __init__(
@@ -59,25 +47,24 @@ class ManipulatedVectors(ConditionSource):
 
         `neighbours`: a folder that they are sought in; None: `neighbours_split` of the data set.
         `k`, `n_common`, `floor` are those of `common`. `share`: none, each sample has its own
-        noise, as published; start or all, the kinds have the same. `fit` is how the files of
-        picture and target become squares, as with condition=interpolation.
+        noise, as published; start or all, the kinds have the same.
         """
-        at_least(1, "condition", each=each)
         check_common(k, n_common, floor)
         if share not in SHARES:
             raise UserError(f"condition.share is {', '.join(SHARES)}, got {share!r}")
-        check_fit_word(fit)
-        pictures = SizedPictures(dataset, split, "condition.picture")
-        self.chosen = [
-            ChosenPicture(key, which, pictures)
-            for key, which in (("picture", picture), ("target", target))
-        ]
+        super().__init__(
+            dataset,
+            split,
+            {"picture": picture, "target": target},
+            each=each,
+            fit=fit,
+            side=side,
+            undirected=undirected,
+        )
         self.crowd = PictureVectors(dataset, neighbours_split, neighbours, None, 1, side)
         check_neighbours(k, self.crowd.count)
         self.k, self.n_common, self.floor = k, n_common, floor
-        self.each, self.share, self.fit, self.side = each, share, fit, side
-        self.undirected = undirected
-        self.check_share()
+        self.share = share
         self.number = len(KINDS) * each
         self._tables: dict[str, list[dict[str, str | int | float]]] = {}
 
@@ -86,12 +73,7 @@ class ManipulatedVectors(ConditionSource):
     ) -> ConditionRows:
         """`each` rows of the picture's own vector, then of both that are made of it."""
         maker = check_maker(maker)
-        fit = chosen_fit(self.fit, maker, "squash")
-        seen = [one.image(maker.image_size or self.side, fit) for one in self.chosen]
-        own, target = picture_vectors(maker, seen, device)
-        names = [one.name for one in self.chosen]
-        made = torch.stack([own, target])
-        check_vectors(made, width, names, f"by {maker.name}", "The network")
+        own, target = made = self.chosen_vectors(maker, width, device)
         crowd = self.crowd.vectors(maker, width, device)
         found = common(crowd, own, self.k, self.n_common, self.floor)
         self._check_found(found, width, crowd, made)
@@ -102,7 +84,7 @@ class ManipulatedVectors(ConditionSource):
             torch.stack(kinds).repeat_interleave(self.each, 0),
             [KINDS[row // self.each] for row in rows],
             source=[0] * self.number,
-            pictures=torch.stack([one.image(self.side, fit) for one in self.chosen]),
+            pictures=self.shown(maker),
             start=rows if self.share == "none" else own_places,
             steps=own_places if self.share == "all" else rows,
             line=[row // self.each for row in rows],
@@ -111,19 +93,12 @@ class ManipulatedVectors(ConditionSource):
 
     def facts(self, maker: MakesVectors | None) -> Mapping[str, object]:
         """The pictures, how the dimensions are chosen, and the network that looks at them."""
-        maker = check_maker(maker)
         return {
             "condition": "manipulation",
-            "picture": self.chosen[0].fact,
-            "target": self.chosen[1].fact,
             "neighbours": self.crowd.fingerprint,
             "common": [self.k, self.n_common, self.floor],
             "share": self.share,
-            "each": self.each,
-            "fit": chosen_fit(self.fit, maker, "squash"),
-            "undirected": self.undirected,
-            "vectors_by": maker.name,
-            "vectors_sha256": maker.sha256,
+            **self.chosen_facts(maker),
         }
 
     def tables(self) -> Mapping[str, Sequence[Mapping[str, str | int | float]]]:

@@ -62,13 +62,18 @@ class PictureVectors(ConditionSource):
         self.count = there if number is None else number
         self.number = self.count * each
 
+    def keep_first(self, most: int | None) -> None:
+        """No more pictures than these; None: all."""
+        self.count = self.count if most is None else min(self.count, most)
+        self.number = self.count * self.each
+
     def rows(
         self, maker: MakesVectors | None, width: int, number: int, device: torch.device
     ) -> ConditionRows:
         """Row i is of picture i // each."""
         maker = check_maker(maker)
         vectors, names = self.vectors(maker, width, device), self.names()
-        shown = torch.stack([self._image(index, self.side, maker) for index in range(self.count)])
+        shown = torch.stack([self.image(index, self.side, maker) for index in range(self.count)])
         source = torch.arange(self.count).repeat_interleave(self.each)
         captions = [names[i] for i in source.tolist()]
         return plain_rows(vectors[source], captions, source.tolist(), shown)
@@ -81,7 +86,7 @@ class PictureVectors(ConditionSource):
         blocks = [range(at, min(at + BATCH, self.count)) for at in range(0, self.count, BATCH)]
         vectors = torch.cat(
             [
-                picture_vectors(maker, [self._image(index, side, maker) for index in block], device)
+                picture_vectors(maker, [self.image(index, side, maker) for index in block], device)
                 for block in blocks
             ]
         )
@@ -110,7 +115,7 @@ class PictureVectors(ConditionSource):
             return self.opened.at(self.side).fingerprint
         return _digest(self.files)
 
-    def _image(
+    def image(
         self, index: int, side: int | None, maker: MakesVectors
     ) -> Float[Tensor, "3 side side"]:
         """A picture in [-1, 1] at this size."""

@@ -12,6 +12,7 @@ from diffdict.errors import UserError, one_line
 from diffdict.reports.drawing.colours import as_bytes
 
 CONDITIONS = "conditions.npz"
+OPTIONAL = {"line": np.int64, "target": np.int64, "latent": np.int64, "strength": np.float64}
 
 
 def write_rows(folder: Path, rows: ConditionRows) -> None:
@@ -23,9 +24,9 @@ def write_rows(folder: Path, rows: ConditionRows) -> None:
         "start": np.array(list(rows.start), dtype=np.int64),
         "steps": np.array(list(rows.steps), dtype=np.int64),
     }
-    for key in ("line", "target"):
-        if (places := getattr(rows, key)) is not None:
-            arrays[key] = np.array(list(places), dtype=np.int64)
+    for key, dtype in OPTIONAL.items():
+        if (values := getattr(rows, key)) is not None:
+            arrays[key] = np.array(list(values), dtype=dtype)
     if rows.pictures is not None:
         arrays["pictures"] = as_bytes(rows.pictures)
     files.write_atomic(folder / CONDITIONS, lambda stream: np.savez(stream, **arrays))
@@ -47,7 +48,7 @@ def read_rows(folder: Path) -> ConditionRows:
                 pictures,
                 arrays["start"].tolist(),
                 arrays["steps"].tolist(),
-                *(arrays[key].tolist() if key in arrays else None for key in ("line", "target")),
+                **{key: arrays[key].tolist() for key in OPTIONAL if key in arrays},
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(

@@ -1,6 +1,6 @@
 """What reports need of a task's module: a Protocol for each kind of subject, and who is one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from diffdict.backbones.pdae import Pdae
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
 from diffdict.metrics.concepts.findings import Cell, Findings
+from diffdict.metrics.latent_changes import SwitchedPairs
 from diffdict.metrics.segmentation import Confusion
 from diffdict.results.tables import HasTables
 from diffdict.sae.base import Sae
@@ -59,6 +60,28 @@ class DrawsFromCodes(Protocol):
         """The network as it is handed on, in evaluation."""
 
 
+class DrawnLatents(NamedTuple):
+    """Latents that were switched on in drawing, and what became of them."""
+
+    sae: Sae
+    maps: Callable[[Tensor], Tensor]  # pictures in [-1, 1] → [batch, latents, rows, columns]
+    latents: Sequence[int]  # numbers in the dictionary of the columns of maps and codes
+    codes: Float[Tensor, "pictures latents"]  # pooled, of real pictures
+    rows: Sequence[Mapping[str, Cell]]  # what was measured of each, in their order
+    pairs: SwitchedPairs
+
+
+@runtime_checkable
+class SwitchesLatents(Protocol):
+    """A module that measures samples with a latent off and on: a page shows them side by side."""
+
+    def switched_dictionary(self) -> Sae | None:
+        """Whose latents they are; None where the samples are of something else."""
+
+    def drawn_latents(self) -> DrawnLatents:
+        """As they were last measured."""
+
+
 @runtime_checkable
 class LooksAtPictures(Protocol):
     """A module that says something of one picture without any data set: `picture=PATH`."""
@@ -99,6 +122,7 @@ SUBJECTS: dict[type, Subject] = {
     ),
     HasDictionaries: Subject("the latents of a dictionary", ("sae",)),
     Segments: Subject("the label of every pixel", ("deeplab", "pixel_mlp")),
+    SwitchesLatents: Subject("latents that were switched on in drawing", ("faithfulness",)),
     DrawsFromCodes: Subject("what a code holds", ("pdae", "samples")),
     LooksAtPictures: Subject(
         "what was learned about pictures",

@@ -26,6 +26,10 @@ class Representation(Backbone):
     def vectors(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """The vector of every picture in [-1, 1]."""
 
+    def other_noise(self) -> "Representation | None":
+        """The same one, which looks through another noise; None: it looks through none."""
+        return None
+
     def freeze(self, dim: int) -> None:
         """It never trains, and its vectors are so wide."""
         self.dim = dim

@@ -1,6 +1,7 @@
 """A dictionary's codes, pooled over the picture: all latents, one, or some."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from diffdict.backbones.carded import carded_backbone
 from diffdict.errors import UserError
 from diffdict.features.passes import Passes
 from diffdict.representations.base import Representation
-from diffdict.representations.pooled import shared_noise
-from diffdict.sae.card import read_dictionary
+from diffdict.representations.pooled import next_noise, shared_noise
+from diffdict.results.class_latents import ClassLatents
+from diffdict.sae.card import in_training_order, read_dictionary
 
 NAMED = 8  # so many latents stand in a name
+BY_CLASS = "by_class"  # the latents that the dictionary's test found for classes
 
 
 class PooledCodes(Representation):
@@ -24,19 +27,26 @@ class PooledCodes(Representation):
     def __init__(
         self,
         dictionary: str | Path | None,
-        latents: Sequence[int] | None = None,
+        latents: Sequence[int] | str | None = None,
         *,
         dictionary_name: str | None = None,
         name: str | None = None,
     ) -> None:
-        """`dictionary`: a run of task=sae or its export; `dictionary_name`: one of several."""
+        """`dictionary`: a run of task=sae or its export; `dictionary_name`: one of several.
+
+        `latents`: numbers of training, as tables have them; by_class, the first of every class;
+        None, all.
+        """
         super().__init__()
         if dictionary is None:
             raise UserError(
                 "representation=codes needs a dictionary: representation.dictionary=outputs/…, "
                 "the folder of a run of task=sae, or its export"
             )
-        self.sae, self.card = read_dictionary(dictionary, dictionary_name)
+        sae, self.card = read_dictionary(dictionary, dictionary_name)
+        self.sae = in_training_order(sae, self.card)
+        if latents == BY_CLASS:
+            latents = sorted(ClassLatents(dictionary, dictionary_name).by_class())
         self.latents = _checked(latents, self.sae.latents, dictionary)
         self.net = carded_backbone(self.card)
         noise = shared_noise(self.card.get("noise"))
@@ -62,25 +72,45 @@ class PooledCodes(Representation):
         facts = self.passes.keys, self.passes.noise.facts(), self.latents, self.image_size
         return combined_sha256(self.net.sha256, weights_sha256(self.sae), repr(facts))
 
+    def other_noise(self) -> Representation | None:
+        """The same dictionary, its network's noise that of the next seed."""
+        other, passes = copy(self), next_noise(self.passes)
+        other.passes = passes
+        return None if passes is None else other
+
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """The vector of every picture in [-1, 1]."""
+        return torch.stack([codes.mean((1, 2)) for codes in self._codes(images)])
+
+    @torch.no_grad()
+    def maps(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Where in every picture its latents are active."""
+        return torch.stack(list(self._codes(images)))
+
+    def _codes(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Iterator[Float[Tensor, "dim rows columns"]]:
+        """One picture's after the other: never all at once."""
         self.check_pictures(images)
         maps = self.passes.maps(images, range(len(images)))
-        tokens = torch.cat([maps[key].float().flatten(2) for key in self.passes.keys], dim=1).mT
+        seen = torch.cat([maps[key].float() for key in self.passes.keys], dim=1)
         latents = torch.tensor(self.latents, device=images.device)
-        means = [self.sae.encode_sparse(each).dense(self.sae.latents).mean(0) for each in tokens]
-        return torch.stack(means)[:, latents]
+        for each in seen:
+            codes = self.sae.encode_sparse(each.flatten(1).mT).dense(self.sae.latents)
+            yield codes.T[latents].unflatten(1, each.shape[1:])
 
 
-def _checked(latents: Sequence[int] | None, there: int, dictionary: str | Path) -> list[int]:
+def _checked(latents: Sequence[int] | str | None, there: int, dictionary: str | Path) -> list[int]:
     """Numbers of latents that the dictionary has, each once."""
-    chosen = list(range(there)) if latents is None else [int(latent) for latent in latents]
-    wrong = [latent for latent in chosen if not 0 <= latent < there]
+    chosen = list(range(there)) if latents is None else list(latents)
+    wrong = [latent for latent in chosen if type(latent) is not int or not 0 <= latent < there]
     if wrong or not chosen or len(set(chosen)) != len(chosen):
         raise UserError(
             f"latents are numbers from 0 to {there - 1} of {dictionary}, each once, got "
-            f"{list(latents or [])}: null takes all"
+            f"{latents}: null takes all, by_class the first of every class"
         )
     return chosen
 

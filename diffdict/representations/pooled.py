@@ -1,6 +1,7 @@
 """Blocks of any backbone at a timestep, pooled over the picture or its cells, side by side."""
 
 from collections.abc import Mapping
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,12 @@ class Pooled(Representation):
         noise = self.passes.noise.facts() if self.net.num_timesteps is not None else None
         return combined_sha256(self.net.sha256, repr(facts), repr(noise))
 
+    def other_noise(self) -> Representation | None:
+        """The same blocks under the noise of the next seed."""
+        other, passes = copy(self), next_noise(self.passes)
+        other.passes = passes
+        return None if passes is None else other
+
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """The vector of every picture in [-1, 1]."""
@@ -79,3 +86,11 @@ def shared_noise(noise: Noise | Mapping | None) -> Noise:
             "representation knows no numbers: noise.shared=true noise.draws=4, say"
         )
     return noise
+
+
+def next_noise(passes: Passes) -> Passes | None:
+    """The same passes under the noise of the next seed; None where there is none."""
+    if passes.timesteps == [None]:
+        return None
+    noise = passes.noise._replace(seed=passes.noise.seed + 1)
+    return Passes(passes.net, passes.timesteps, passes.blocks, noise, passes.compute)

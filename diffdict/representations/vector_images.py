@@ -2,15 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffdict import files
 from diffdict.data.base import Pictures
 from diffdict.data.images import ImageDataModule, PictureSample
 from diffdict.errors import UserError
@@ -80,8 +82,17 @@ class VectorImages(ImageDataModule):
                 "sha256": told.sha256,
                 "image_size": told.image_size,
                 "width": told.dim,
+                **self._recipe(),
             },
         }
+
+    def _recipe(self) -> dict[str, str]:
+        """The config that builds it, for the weights that learn with it."""
+        config = self._build.keywords.get("config") if isinstance(self._build, partial) else None
+        if config is None:
+            return {}
+        plain = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        return {"recipe": files.json_text(plain, sort_keys=True)}
 
     def samples(self, split: str, training: bool = False) -> Dataset:
         """Pictures with their vectors, or with what the representation is shown of them."""

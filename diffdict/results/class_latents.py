@@ -65,6 +65,15 @@ class ClassLatents:
             )
         return latents[:most]
 
+    def by_class(self, most: int = 1) -> dict[int, list[str]]:
+        """The first so many latents of every class that has some, each with its classes."""
+        self.require()
+        found: dict[int, list[str]] = {}
+        for concept, row in self.rows.items():
+            for latent in list(map(int, str(row["excess"] or "").split()))[:most]:
+                found.setdefault(latent, []).append(concept)
+        return found
+
     def density(self, latents: int) -> Float[Tensor, " latents"] | None:
         """Each latent's share of the test's tokens; None without a test."""
         if not self.latents:

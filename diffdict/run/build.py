@@ -19,7 +19,7 @@ from diffdict.run.counters import ExactCounters
 from diffdict.run.instantiate import arguments, drop_unset, make
 from diffdict.run.rewrite import wrap_foreign_backbone
 from diffdict.run.stop import StopBetweenBatches
-from diffdict.run.validate import check_same_run, validate_config
+from diffdict.run.validate import check_networks_apart, check_same_run, validate_config
 from diffdict.run.whole import WholeCheckpoints
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
@@ -64,6 +64,9 @@ def _build(cfg: DictConfig) -> Run:
     original = cfg
     cfg, door = wrap_foreign_backbone(cfg), HydraConfig.get().job.config_name
     validate_config(cfg, door, HydraConfig.get().overrides.task)
+    runtime = HydraConfig.get().runtime
+    sources = [one.path for one in runtime.config_sources if one.provider == "main"]
+    check_networks_apart(runtime.choices, Path(sources[0]) / "backbone")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     os.environ["DIFFDICT_CHECKPOINTS"] = str(cfg.paths.checkpoints)  # where weights are looked up
     data = make(drop_unset(cfg.data))

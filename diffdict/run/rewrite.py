@@ -13,6 +13,7 @@ from rich.console import Console
 
 from diffdict import checkpoints
 from diffdict.backbones.denoiser import Denoiser
+from diffdict.backbones.rcdm import RCDM
 from diffdict.backbones.wrapper import wrapper_node
 from diffdict.errors import UserError, command, override
 from diffdict.results.published_weights import PUBLISHED, published_task
@@ -30,7 +31,8 @@ EVALUATION = (
 def with_labeller(cfg: DictConfig) -> DictConfig:
     """Gives an extraction the settings of its labeller, and prints what this changes.
 
-    The labeller's backbone also draws the samples if it is a diffusion network.
+    The labeller's backbone also draws the samples if it is a diffusion network, unless the one
+    that was asked for is told something: then the labeller only looks.
     """
     if cfg.get("labeller") is None:
         return cfg
@@ -42,7 +44,8 @@ def with_labeller(cfg: DictConfig) -> DictConfig:
         )
     config.paths = cfg.paths  # of this machine
     backbone = _plain(config.backbone)
-    draws = issubclass(get_object(backbone["_target_"]), Denoiser)
+    told = cfg.get("condition") is not None or issubclass(get_object(cfg.backbone._target_), RCDM)
+    draws = issubclass(get_object(backbone["_target_"]), Denoiser) and not told
     facts = {key: _plain(config[key]) for key in FEATURE_KEYS}
     facts |= {"backbone": backbone} if draws else {}
     _say({key: (_plain(cfg[key]), fact) for key, fact in facts.items()})

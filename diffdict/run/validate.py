@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -81,6 +82,30 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> None:
                 f"{word} adds a key that nothing here reads: leave it out, or choose a group that "
                 f"there is with {key}=… and no +"
             )
+
+
+def check_networks_apart(choices: Mapping[str, str | None], folder: Path) -> None:
+    """Refuses two networks whose YAMLs in `folder` are made of one file: Hydra mixes them up."""
+    own, seer = choices.get("backbone"), choices.get("backbone@seer")
+    if None in (own, seer) or own == seer:
+        return
+    shared = sorted(_files_of(own, folder) & _files_of(seer, folder))
+    if shared:
+        raise UserError(
+            f"backbone={own} and backbone@seer={seer} are both made of {shared[0]}.yaml, and Hydra "
+            f"mixes up what it reads twice: backbone@seer={own}, or a YAML of your own with all "
+            "flags of one of them"
+        )
+
+
+def _files_of(name: str, folder: Path) -> set[str]:
+    """A backbone's YAML, and those that its defaults name."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        return {name}
+    listed = OmegaConf.to_container(OmegaConf.load(path), resolve=False).get("defaults", [])
+    names = [one.partition("@")[0] for one in listed if isinstance(one, str)]
+    return {name, *names} - {"_self_"}
 
 
 def _seed(name: str, value: object) -> None:

@@ -1,42 +1,62 @@
-"""`task=faithfulness`: whether samples of a picture's vector have that vector again.
+"""`task=faithfulness`: whether samples have again what they were drawn from.
 
 Each sample's source is sought among all pictures of a split by the sample's vector (Bordes et al.
-2022). Samples, sources and pictures are all seen at the size that was drawn.
+2022), and attributes are read off both; of latents that were switched on it is said whether their
+own code rises. Samples, sources and pictures are all seen at the size that was drawn.
 """
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.conditions.base import MakesVectors, picture_vectors
+from diffdict.conditions.latents import check_codes
 from diffdict.conditions.rows_file import CONDITIONS, read_rows
+from diffdict.data.attributes import Attribute
 from diffdict.data.sampled import RECORD
 from diffdict.errors import UserError
 from diffdict.metrics.kernel_distance import ChosenRows
-from diffdict.metrics.retrieval import rank_figures, ranks
-from diffdict.metrics.variance_share import VarianceShare, variance_share
+from diffdict.reports.subjects import DrawnLatents
+from diffdict.representations.base import Representation
+from diffdict.results.tables import Row
+from diffdict.sae.base import Sae
+from diffdict.tasks.attribute_reading import AttributeReading
+from diffdict.tasks.source_figures import SourceFigures, squared_gap, without
+from diffdict.tasks.switched_latents import SwitchedLatents
 
 FEW = 10  # sources, below which figures say little
-SAME = 1e-5  # of the length of a vector: nearer ones are of one picture
 CROP = 16  # a crop leaves one of so many parts of a side out, on each side
+LEARNED, REAL, DRAWN = "learned", "real", "drawn"  # what pictures are for
 
 
 class Faithfulness(pl.LightningModule):
-    """Measures; it learns nothing."""
+    """Measures; what it learns are linear readings of attributes, in closed form."""
 
     def __init__(
-        self, representation: MakesVectors, samples: str, real: Mapping, sampled: Mapping
+        self,
+        representation: MakesVectors,
+        samples: str,
+        real: Mapping,
+        sampled: Mapping,
+        *,
+        readers: Callable[[], Mapping[str, Representation]] | None = None,
+        learned: Mapping | None = None,
+        attributes: Sequence[Mapping] = (),
+        sampled_classes: Sequence[str] = (),
+        ridge: float = 1e-2,
     ) -> None:
-        """`samples`: a folder of task=samples condition=pictures.
+        """`samples`: a folder of task=samples condition=pictures, or condition=latents.
 
-        `real`, `sampled`: what tells the pictures of the split and the samples apart.
+        `real`, `sampled`, `learned`: what tells the pictures of the split, the samples and those
+        that attributes are learned from apart; `sampled_classes` names the samples' masks.
+        `readers`: whose vectors attributes are read off, side by side.
         """
         super().__init__()
         self.maker, self.samples, self.real = representation, samples, real
@@ -52,164 +72,179 @@ class Faithfulness(pl.LightningModule):
             ChosenRows(facts["pictures"], facts["pictures"]) for facts in (real, sampled)
         )
         self.knows_real = False  # all of them are looked at
-        self._tables: dict[str, list[dict[str, str | int | float | bool | None]]] = {}
+        self.switched, self.reading = None, None
+        self.order = [REAL, DRAWN] if learned is None else [LEARNED, REAL, DRAWN]
+        if self.rows.strength is not None:
+            self.switched = SwitchedLatents(
+                representation, self.rows, Path(samples), sampled_classes, sampled["pictures"]
+            )
+        elif learned is not None:
+            self.reading = AttributeReading(
+                list(readers().values()) if readers else [representation],
+                representation.dim,
+                [Attribute(**one) for one in attributes],
+                ridge,
+                (real["pictures"], sampled["pictures"]),
+            )
+        self._tables: dict[str, list[Row]] = {}
 
     def on_test_start(self) -> None:
         """Begins anew, and says what bounds the figures."""
         for metric in (self.seen_real, self.seen_samples):
             metric.reset()
+        for part in (self.switched, self.reading):
+            if part is not None:
+                part.reset()
         sources = len(set(self.rows.source))
-        if sources < FEW:
+        if self.switched is None and sources < FEW:
             warnings.warn(
                 f"{self.samples} are of {sources} pictures: figures of fewer than {FEW} say "
                 "little, draw with a larger condition.number.",
                 stacklevel=2,
             )
-        if self.conditioning:
+        if self.switched is None and self.conditioning:
             warnings.warn(
                 f"{self.maker.name} is what the samples were drawn from: it judges itself. "
                 "Another representation= is a witness.",
                 stacklevel=2,
             )
+        told = self.record.get("vectors_sha256")
+        if self.reading is not None and told in {one.sha256 for one in self.reading.readers}:
+            warnings.warn(
+                "Attributes are read off the vectors that the samples were drawn from: it judges "
+                "itself. Other model.readers= are witnesses.",
+                stacklevel=2,
+            )
 
     def test_step(self, batch: Mapping, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Some pictures of the split, or in the last loader some samples."""
-        metric = self.seen_samples if dataloader_idx else self.seen_real
-        vectors = self.maker.vectors(self._shown(batch["image"])).float()
+        """Some pictures to learn from, some of the split, or in the last loader some samples."""
+        kind, images = self.order[dataloader_idx], batch["image"]
+        if kind == LEARNED and self.reading is None:
+            return
+        vectors = self._look(self.maker, images)
+        if self.reading is not None:
+            read = torch.cat([self._look(one, images) for one in self.reading.readers], dim=1)
+            self.reading.update(kind, read, vectors, batch)
+        if kind == LEARNED:
+            return
+        (self.seen_samples if kind == DRAWN else self.seen_real).update(vectors, batch["index"])
+        if self.switched is not None and kind == DRAWN:
+            self.switched.update(batch)
+
+    def _look(self, maker: MakesVectors, images: Float[Tensor, "n 3 _ _"]) -> Tensor:
+        """The vectors of these pictures, all numbers."""
+        vectors = maker.vectors(at_shown_side(images, maker)).float()
         if not bool(vectors.isfinite().all()):
             raise UserError(
-                f"A vector by {self.maker.name} is no number: check the representation's weights"
+                f"A vector by {maker.name} is no number: check the representation's weights"
             )
-        metric.update(vectors, batch["index"])
-
-    def _shown(self, images: Float[Tensor, "n 3 _ _"]) -> Float[Tensor, "n 3 side side"]:
-        """At the side that the representation is shown."""
-        side = self.maker.image_size
-        if side in (None, images.shape[-1]):
-            return images
-        return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        return vectors
 
     def on_test_epoch_end(self) -> None:
-        """Ranks, distances and the share of variance."""
+        """What became of the sources, or of the latents."""
         drawn, real = self.seen_samples.compute().cpu(), self.seen_real.compute().cpu()
+        by: dict[str, object] = {
+            "samples": self.samples,
+            "representation": self.maker.name,
+            "conditioning": self.conditioning,
+        }
+        if self.switched is not None:
+            figures, self._tables = self.switched.tables(drawn, real, by)
+        else:
+            figures = self._of_sources(drawn, real, by)
+        for name, value in figures.items():
+            if value is not None:
+                self.log(f"test/{name}", value, rank_zero_only=False, sync_dist=False)
+
+    def _of_sources(
+        self, drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"], by: Mapping
+    ) -> dict[str, float | None]:
+        """Ranks, distances, variance, and what is left of attributes."""
         source = torch.tensor(self.rows.source)
         count = int(source.max()) + 1
         pictures = self.rows.pictures[:count]
-        gallery = real
-        if self.record.get("pictures") == self.real["fingerprint"]:
-            sources = real[:count]
-        else:  # they are put before the pictures of the split
-            sources = self._vectors(pictures)
-            gallery = torch.cat([sources, without(real, sources)])
-        places = ranks(gallery, drawn, source)
-        share = variance_share(drawn, source)
-        if share is None:
+        same = self.record.get("pictures") == self.real["fingerprint"]
+        sources = real[:count] if same else self._vectors(pictures)
+        # sources of another split are put before its pictures
+        gallery = real if same else torch.cat([sources, without(real, sources)])
+        found = SourceFigures.of(drawn, source, sources, gallery)
+        if found.share is None:
             warnings.warn(
                 "Each picture has one sample, so nothing is said of what varies: condition.each=2 "
                 "or more.",
                 stacklevel=2,
             )
-        cropped = self._vectors(self._cropped(pictures))
-        crop = (cropped - self._vectors(pictures)).double().square().sum(1).mean()
-        figures = {
-            **rank_figures(places)._asdict(),
-            "chance_rank": (len(gallery) + 1) / 2,
-            **distances(drawn, sources, source),
-            "distance_crop": float(crop),
-            "variance_kept": None if share is None else share.whole,
-        }
-        for name, value in figures.items():
-            if value is not None:
-                self.log(f"test/{name}", value, rank_zero_only=False, sync_dist=False)
-        self._tables = self._made_tables(figures, drawn, sources, places, share, len(gallery))
+        figures = {**found.figures, **self._floors(pictures)}
+        by = {**by, "sources": count, "gallery": found.gallery}
+        names = self.rows.captions
+        self._tables = {"sources": found.each_source(drawn, source, sources, names)}
+        if found.share is not None:
+            self._tables["dimensions"] = found.each_dimension()
+        if self.reading is not None:
+            looked = torch.cat([self._vectors(pictures, one) for one in self.reading.readers], 1)
+            more, rows = self.reading.tables(source, looked, same)
+            figures |= more
+            self._tables["attributes"] = rows
+        self._tables = {"faithfulness": [{**by, **figures}], **self._tables}
+        return figures
 
-    def _vectors(self, pictures: Float[Tensor, "n 3 _ _"]) -> Float[Tensor, "n d"]:
-        return picture_vectors(self.maker, list(self._shown(pictures)), self.device)
+    def _floors(self, pictures: Float[Tensor, "n 3 _ _"]) -> dict[str, float | None]:
+        """How far a picture is from itself: cropped, and seen through another noise."""
+        own = self._vectors(pictures)
+        floors = {"distance_crop": squared_gap(self._vectors(cropped(pictures)), own)}
+        other = self.maker.other_noise() if isinstance(self.maker, Representation) else None
+        noise = None if other is None else squared_gap(self._vectors(pictures, other), own)
+        return {**floors, "distance_noise": noise}
 
-    def _cropped(self, pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 side side"]:
-        """The middle of each, enlarged: a change that leaves the picture what it is."""
-        side = pictures.shape[-1]
-        edge = max(1, side // CROP)
-        inner = pictures[..., edge:-edge, edge:-edge]
-        return F.interpolate(inner, size=(side, side), mode="bilinear", align_corners=False)
+    def _vectors(
+        self, pictures: Float[Tensor, "n 3 _ _"], maker: MakesVectors | None = None
+    ) -> Float[Tensor, "n d"]:
+        maker = maker or self.maker
+        return picture_vectors(maker, list(at_shown_side(pictures, maker)), self.device)
 
-    def _made_tables(
-        self,
-        figures: Mapping[str, float | None],
-        drawn: Float[Tensor, "n d"],
-        sources: Float[Tensor, "sources d"],
-        places: Int[Tensor, " n"],
-        share: VarianceShare | None,
-        gallery: int,
-    ) -> dict[str, list[dict[str, str | int | float | bool | None]]]:
-        source = torch.tensor(self.rows.source)
-        by = {
-            "samples": self.samples,
-            "representation": self.maker.name,
-            "conditioning": self.conditioning,
-            "sources": len(sources),
-            "gallery": gallery,
-        }
-        each = []
-        for number in source.unique().tolist():
-            own = (source == number).nonzero()[:, 0]
-            apart = distances(drawn[own], sources, source[own])
-            name = self.rows.captions[int(own[0])]
-            each.append({"picture": name, **rank_figures(places[own])._asdict(), **apart})
-        tables = {"faithfulness": [{**by, **figures}], "sources": each}
-        if share is not None:
-            tables["dimensions"] = [
-                {"dimension": place, "variance_kept": None if value != value else value}
-                for place, value in enumerate(share.each.tolist())
-            ]
-        return tables
-
-    def tables(self) -> dict[str, list[dict[str, str | int | float | bool | None]]]:
-        """All together, each source, and each dimension."""
+    def tables(self) -> dict[str, list[Row]]:
+        """All together, and each source, dimension and attribute; or each latent."""
         return self._tables
+
+    def switched_dictionary(self) -> Sae | None:
+        """Whose latents were switched on; None of samples of pictures."""
+        return None if self.switched is None else check_codes(self.maker).sae
+
+    def drawn_latents(self) -> DrawnLatents:
+        """What a page shows of latents that were switched on."""
+        return self.switched.drawn(self.seen_real.compute().cpu(), self.maker)
+
+
+def at_shown_side(
+    images: Float[Tensor, "n 3 _ _"], maker: MakesVectors
+) -> Float[Tensor, "n 3 side side"]:
+    """At the side that a representation is shown."""
+    side = maker.image_size
+    if side in (None, images.shape[-1]):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+
+
+def cropped(pictures: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 side side"]:
+    """The middle of each, enlarged: a change that leaves the picture what it is."""
+    side = pictures.shape[-1]
+    edge = max(1, side // CROP)
+    inner = pictures[..., edge:-edge, edge:-edge]
+    return F.interpolate(inner, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def check_record(folder: Path) -> dict[str, object]:
-    """What made the samples, which are of pictures."""
+    """What made the samples, which are of pictures or of latents."""
     if not (folder / CONDITIONS).is_file() or not (folder / RECORD).is_file():
         raise UserError(
             f"samples={folder} has no {CONDITIONS}, which says what each sample was drawn from: "
             "give a folder of extract.py task=samples condition=pictures"
         )
     record = json.loads((folder / RECORD).read_bytes())
-    if record.get("condition") != "pictures":
+    if record.get("condition") not in ("pictures", "latents"):
         raise UserError(
             f"samples={folder} were drawn with condition={record.get('condition')}, and only "
-            "samples of pictures have a source: condition=pictures"
+            "samples of pictures have a source, those of latents a code: condition=pictures, or "
+            "condition=latents"
         )
     return record
-
-
-def distances(
-    drawn: Float[Tensor, "n d"],
-    sources: Float[Tensor, "sources d"],
-    source: Int[Tensor, " n"] | Sequence[int],
-) -> dict[str, float | None]:
-    """Mean squared L2 and cosine to the own source, and to the others; None: there are none."""
-    drawn, sources = drawn.double(), sources.double()
-    own = F.one_hot(torch.as_tensor(source), len(sources)).bool()
-    squared = torch.cdist(drawn, sources, compute_mode="donot_use_mm_for_euclid_dist").square()
-    cosine = F.normalize(drawn, dim=1) @ F.normalize(sources, dim=1).T
-    alone = len(sources) == 1
-    return {
-        "distance_own": float(squared[own].mean()),
-        "distance_other": None if alone else float(squared[~own].mean()),
-        "cosine_own": float(cosine[own].mean()),
-        "cosine_other": None if alone else float(cosine[~own].mean()),
-    }
-
-
-def without(
-    vectors: Float[Tensor, "n d"], sources: Float[Tensor, "sources d"]
-) -> Float[Tensor, "left d"]:
-    """Those that are no source's own; of one picture they differ by rounding alone."""
-    apart = torch.cdist(
-        vectors.double(), sources.double(), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    limit = SAME * sources.double().square().sum(1).mean().sqrt()
-    return vectors[(apart > limit).all(1)]

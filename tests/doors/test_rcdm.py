@@ -3,12 +3,14 @@
 import csv
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.doors import QUIET, enter, open_door
+from tests.tiny_dictionary import pixel_dictionary
 
 NET = [
     *(*QUIET, "backbone=rcdm", "backbone.num_channels=32", "backbone.num_res_blocks=1"),
@@ -26,6 +28,8 @@ DRAW = [
     *(*NET, "task=samples", "representation=pooled", "representation.grid=4"),
     *("backbone.checkpoint=run/last.ckpt", "sampler.respacing=ddim2", "model.guidance=2.0"),
 ]
+CODES = ["representation=codes", "representation.dictionary=dictionary"]
+SWITCHED = ["condition=latents", "condition.number=2", "condition.each=2", "condition.random=2"]
 WAY = ["condition=interpolation", "condition.first=0", "condition.second=a.png"]
 MOVED = [
     *("condition=manipulation", "condition.picture=0", "condition.target=a.png"),
@@ -151,3 +155,55 @@ def test_what_cannot_be_drawn_leaves_nothing(learned, capfd):
     assert closed.code == 2
     assert "have all 80 dimensions in common" in closed.lines[-1]
     assert not any((learned / "never").glob("*"))
+
+
+def test_latents_are_switched_judged_and_shown(learned, capfd):
+    """The run on codes brings its dictionary to the drawing, and the page opens."""
+    pixel_dictionary(learned / "dictionary")
+    seerless = [word for word in NET if word != "backbone@seer=pixels"]
+    train = [
+        word for word in TRAIN if word not in ("representation.grid=4", "backbone@seer=pixels")
+    ]
+    words = [*train, *CODES, "hydra.run.dir=codes", "dataset.train_pictures=30"]
+    words += ["trainer.val_check_interval=2", "trainer.check_val_every_n_epoch=null"]
+    keep = "{_target_:diffdict.results.weights.KeepWeights,name=kept}".replace("name=", "name:")
+    closed = open_door("train", [*words, f"+callbacks.weights={keep}"], learned, capfd)
+    assert closed.code == 0, closed.lines
+    draw = [*seerless, "task=samples", "sampler.respacing=ddim2", "dataset.train_pictures=30"]
+    for checkpoint in ("codes/last.ckpt", "codes/kept.safetensors"):
+        own = [*draw, f"backbone.checkpoint={checkpoint}", *SWITCHED]
+        closed = open_door("extract", [*own, f"folder=by_{Path(checkpoint).stem}"], learned, capfd)
+        assert closed.code == 0, closed.lines
+    with np.load(learned / "by_last/conditions.npz") as rows:
+        assert rows["strength"].tolist() == [0, 1] * 8
+        assert rows["start"].tolist() == [0, 0, 1, 1] * 4
+        latents = rows["latent"].tolist()[:8:4]
+        assert rows["latent"].tolist()[8:] == [-1] * 8
+    lines = table(learned / "by_last/latents.csv")
+    assert [row["latent"] for row in lines] == [*map(str, latents), "", ""]
+    sheet = Image.open(learned / "by_last/sheet.png")
+    assert sheet.height > sheet.width / 2  # four lines of four
+    seen = [word for word in seerless if not word.startswith("backbone")]
+    words = [*seen, "task=faithfulness", "samples=by_last", *CODES, "report=drawn"]
+    closed = open_door("evaluate", [*words, "hydra.run.dir=shown"], learned, capfd)
+    assert closed.code == 0, closed.lines
+    rows = table(learned / "shown/latents.csv")
+    assert [int(row["latent"]) for row in rows] == latents
+    assert all(1 <= int(row["rank"]) <= 12 for row in rows)
+    page = (learned / "shown/drawn/index.html").read_text()
+    assert "<title>Latents switched on: codes</title>" in page
+    words[-2:] = ["representation.latents=[0]"]
+    other = [word for word in words if word != CODES[1]]
+    closed = open_door("evaluate", [*other, CODES[1], "hydra.run.dir=no"], learned, capfd)
+    assert closed.code == 2
+    assert "representation.latents=null" in closed.lines[-1] or latents == [0]
+
+
+def test_a_page_of_latents_needs_such_samples(learned, capfd):
+    words = ["condition=pictures", "condition.number=2", "condition.each=2"]
+    drawn(learned, words, capfd, "of_faces")
+    seen = [word for word in NET if not word.startswith(("backbone.", "backbone="))]
+    words = [*seen, "task=faithfulness", "samples=of_faces", "report=drawn"]
+    closed = open_door("evaluate", [*words, "hydra.run.dir=no_page"], learned, capfd)
+    assert closed.code == 2
+    assert "condition=latents draws such" in closed.lines[-1]

@@ -111,3 +111,26 @@ def test_a_labeller_of_another_network_looks_and_the_asked_one_draws(tmp_path, c
     said = capsys.readouterr().out
     assert "timestep None instead of 50" in said
     assert "looks through pixels (no weights); what it labels is drawn by toy_ddpm" in said
+
+
+def test_a_labeller_never_replaces_a_network_that_is_told_something(tmp_path, capsys):
+    unet = {"_target_": "diffdict.backbones.guided_unet.GuidedUNet", "name": "seen"}
+    other = {
+        "model": {"_target_": "diffdict.tasks.pixel_mlp.PixelMLP", "vote": "soft"},
+        "backbone": unet,
+        "data": {"dtype": "fp32", "compute": "fp32"},
+        "timestep": 50,
+        "block": 1,
+        "noise": {"shared": True, "seed": 0, "draws": 1},
+    }
+    torch.save({"config": other, "state_dict": {}}, tmp_path / "other.ckpt")
+    labeller = f"labeller={tmp_path}/other.ckpt"
+    for words in (["backbone=toy_rcdm"], ["backbone=pdae", "condition=pictures"]):
+        with initialize_config_dir(packaged("conf"), version_base="1.3"):
+            cfg = with_labeller(compose("extract", ["task=samples", *words, labeller]))
+        assert cfg.model.net.name == words[0].partition("=")[2]
+        assert cfg.model.labeller.backbone.config.name == "seen"
+        assert "looks through seen" in capsys.readouterr().out
+    with initialize_config_dir(packaged("conf"), version_base="1.3"):
+        cfg = with_labeller(compose("extract", ["task=samples", labeller]))
+    assert (cfg.model.net.name, cfg.model.labeller.backbone) == ("seen", None)

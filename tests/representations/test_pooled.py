@@ -1,6 +1,6 @@
 """Pooled maps, MAE's tokens and a dictionary's codes as one vector a picture."""
 
-from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,18 +8,15 @@ import torch
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.mae import MAE
 from diffdict.backbones.pixels import Pixels
-from diffdict.data.toy_faces import ToyFaces
 from diffdict.dictionary import Dictionary
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
-from diffdict.features.tokens import TokenDataModule
 from diffdict.representations.codes import PooledCodes
 from diffdict.representations.mae import MAEVector
 from diffdict.representations.pooled import Pooled
 from diffdict.sae import saelens
-from diffdict.sae.topk import TopK
+from tests.tiny_dictionary import pixel_dictionary
 
-PIXELS = {"_target_": "diffdict.backbones.pixels.Pixels", "name": "pixels", "image_size": 16}
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -98,27 +95,7 @@ def test_maes_class_token_and_patches():
 @pytest.fixture(scope="module")
 def dictionary(tmp_path_factory):
     """An export of a dictionary of pixels."""
-
-    def made(**asked) -> str:
-        data = TokenDataModule(
-            dataset=partial(ToyFaces, image_size=16, train_pictures=3),
-            backbone=Pixels(16),
-            source="live",
-            dtype="fp32",
-            val_pictures=0,
-            timestep=None,
-            block="pixels",
-        )
-        data.prepare_data()
-        facts = data.facts
-        sae = TopK(facts["d_in"], facts["mean"], facts["scale"], latents=12, k=3).eval()
-        path = tmp_path_factory.mktemp("dictionary") / "out"
-        plain = {key: value for key, value in facts.items() if key not in ("mean", "scale")}
-        card = {**plain, "backbone": PIXELS, "timestep": None, "block": "pixels", **asked}
-        saelens.export(sae, path, card)
-        return str(path)
-
-    return made
+    return lambda **asked: pixel_dictionary(tmp_path_factory.mktemp("dictionary") / "out", **asked)
 
 
 def test_codes_are_the_mean_of_a_dictionarys(dictionary):
@@ -134,10 +111,21 @@ def test_codes_are_the_mean_of_a_dictionarys(dictionary):
     assert some.sha256 != net.sha256
 
 
+def test_latents_have_their_numbers_of_training(dictionary):
+    """As the tables of a run's test have them, whatever the order of its export."""
+    path = dictionary()
+    own, ordered = saelens.load(Path(path)), f"{path}_ordered"
+    own.frequency.copy_(torch.randperm(12, generator=torch.Generator().manual_seed(0)))
+    saelens.export(own, ordered, saelens.read_json(Path(path) / saelens.CARD))
+    net, again = PooledCodes(path), PooledCodes(ordered)
+    assert not torch.equal(saelens.load(Path(ordered)).W_enc, own.W_enc)
+    torch.testing.assert_close(again.vectors(IMAGES), net.vectors(IMAGES))
+
+
 def test_which_codes_there_are_not(dictionary):
     with pytest.raises(UserError, match=r"representation.dictionary="):
         PooledCodes(None)
-    for latents in ([12], [-1], [], [3, 3]):
+    for latents in ([12], [-1], [], [3, 3], "all"):
         with pytest.raises(UserError, match=r"from 0 to 11"):
             PooledCodes(dictionary(), latents)
     with pytest.raises(UserError, match=r"weights aaaa"):

@@ -5,6 +5,8 @@ from diffdict.reports.concepts.page.content import (
     Latent,
     PageContent,
     PagePicture,
+    SwitchedContent,
+    SwitchedLatent,
     TopPicture,
 )
 from diffdict.reports.concepts.page.names import read_names
@@ -15,6 +17,8 @@ __all__ = [
     "Latent",
     "PageContent",
     "PagePicture",
+    "SwitchedContent",
+    "SwitchedLatent",
     "TopPicture",
     "Written",
     "read_names",

@@ -24,6 +24,7 @@ function drawClasses() {
   );
   document.getElementById("facts").append(...facts);
   document.getElementById("notes").textContent = notes().join(" ");
+  if (page.switched) return drawEffects();
   if (!page.classes.length) return drawGallery();
   const head = element(
     "tr",
@@ -79,9 +80,14 @@ function notes() {
   const absent = page.classes.filter((each) => each.absent).length;
   if (!("DecompressionStream" in window))
     said.push("This browser is too old to unpack the pictures: one of 2023 or later can.");
-  if (!page.classes.length)
+  if (page.switched)
+    said.push(
+      "Each latent was switched off and on in the vector that a network draws from; " +
+        "both samples of a pair come from one noise.",
+    );
+  else if (!page.classes.length)
     said.push("The pictures have no masks, so latents were compared with no class.");
-  if (absent)
+  if (absent && !page.switched)
     said.push(
       `${absent} of ${page.classes.length} classes are absent from the test pictures ` +
         "and left out of the mean.",

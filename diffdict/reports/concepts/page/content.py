@@ -51,6 +51,29 @@ class Class(NamedTuple):
     absent: bool = False  # from the test pictures: left out of the mean
 
 
+class SwitchedLatent(NamedTuple):
+    """What became of a latent that was switched on in drawing; None is shown as a dash."""
+
+    rise: float  # of its own code, in deviations of real pictures
+    rise_null: float | None  # along random directions
+    p: float | None
+    rank: int  # of the rise among the changes of all latents
+    area: float | None  # change of its class's share of the picture
+    area_null: float | None  # its mean size along random directions
+    pixels: float
+    pixels_null: float | None
+    rises: bool  # beyond random directions
+    pairs: Sequence[tuple[int, int]]  # places in `pictures`: off and on, from one noise
+
+
+class SwitchedContent(NamedTuple):
+    """What a page shows of latents that were switched on in drawing."""
+
+    latents: Sequence[SwitchedLatent]  # in the order of the page's
+    of: int  # so many latents' changes were ranked
+    random: Sequence[tuple[int, int]]  # pairs along random directions of equal length
+
+
 class PageContent(NamedTuple):
     """A dictionary's concepts: all that a page shows."""
 
@@ -61,3 +84,4 @@ class PageContent(NamedTuple):
     latents: Sequence[Latent]
     pictures: Sequence[PagePicture]
     edges: Sequence[float]  # of the histograms' bins, one more than these, ascending
+    switched: SwitchedContent | None = None

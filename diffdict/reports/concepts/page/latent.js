@@ -16,7 +16,9 @@ async function showLatent(row) {
   document.getElementById("pictures").replaceChildren();
   const details = await readDetails(row);
   if (turn !== shown.turn) return;
-  document.getElementById("latent").append(drawHistogram(details.histogram));
+  const head = document.getElementById("latent");
+  if (page.switched) head.append(samplePairs("Off and on", page.switched.pairs[row]));
+  else head.append(drawHistogram(details.histogram));
   const figures = details.top.map((top) => pictureFigure(row, top, details.top[0].maximum));
   const none = element(
     "p",
@@ -49,7 +51,7 @@ function latentHead(row) {
     if (event.key === "Enter") name.blur();
   });
   const chosen = page.classes.filter((each) => each.latent === number).map((each) => each.name);
-  const figures = [
+  const known = [
     ["best class", best ? [swatch(best.colour), best.name] : ["–"]],
     ["IoU on test", [decimal(latents.iouTest[row])]],
     ["IoU on train", [decimal(latents.iouTrain[row])]],
@@ -57,6 +59,7 @@ function latentHead(row) {
     ["mean activation", [short(latents.mean[row])]],
     ...(chosen.length ? [["best latent of", [chosen.join(", ")]]] : []),
   ];
+  const figures = page.switched ? effectFigures(row) : known;
   const facts = figures.map(([term, said]) =>
     element("div", {}, element("dt", {}, term), element("dd", {}, ...said)),
   );

@@ -1,5 +1,26 @@
 // The list of latents: searched, filtered, sorted; only the rows in sight are in the document.
 
+const FIGURES = [
+  {
+    key: "iouTest",
+    label: "IoU",
+    told: "With that class, on the test pictures",
+    show: (row) => decimal(latents.iouTest[row]),
+  },
+  {
+    key: "density",
+    label: "Density",
+    told: "Share of tokens in which it is active",
+    show: (row) => percent(latents.density[row]),
+  },
+  {
+    key: "mean",
+    label: "Mean",
+    told: "Mean activation where it is active",
+    show: (row) => short(latents.mean[row]),
+  },
+];
+const SHOWN_FIGURES = page.switched ? EFFECTS : FIGURES;
 const COLUMNS = [
   { key: "number", label: "Latent", told: "Number in the dictionary", rising: true },
   {
@@ -8,13 +29,12 @@ const COLUMNS = [
     told: "Best class, chosen on the training pictures",
     rising: true,
   },
-  { key: "iouTest", label: "IoU", told: "With that class, on the test pictures" },
-  { key: "density", label: "Density", told: "Share of tokens in which it is active" },
-  { key: "mean", label: "Mean", told: "Mean activation where it is active" },
+  ...SHOWN_FIGURES,
 ];
 const SPARE = 8; // rows drawn beyond what is in sight
 const list = { rows: [], cursor: 0, sort: "iouTest", rising: false, height: 36, frame: 0 };
 if (!page.classes.length) list.sort = "mean";
+if (page.switched) list.sort = "rise";
 
 function startList() {
   // Fills the tools and draws for the first time.
@@ -164,9 +184,7 @@ function drawRow(row, place) {
       best ? swatch(best.colour) : "",
       best ? best.name : "–",
     ),
-    element("span", {}, decimal(latents.iouTest[row])),
-    element("span", {}, percent(latents.density[row])),
-    element("span", {}, short(latents.mean[row])),
+    ...SHOWN_FIGURES.map(({ show }) => element("span", {}, show(row))),
   );
   made.setAttribute("aria-selected", String(open));
   made.setAttribute("aria-setsize", String(list.rows.length));

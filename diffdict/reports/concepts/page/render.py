@@ -17,8 +17,10 @@ from diffdict.reports.concepts.page.pack import Packed, mask_bytes, pack, pictur
 
 LIMIT = 30_000_000  # bytes that a browser opens at once, on a phone too
 DIGITS = 8  # a latent's length among the figures, at most
-STYLES = ("page", "views")
-SCRIPTS = ("data", "heat", "names", "list", "classes", "histogram", "latent", "start")
+STYLES = ("page", "views", "switched")
+SCRIPTS = (
+    *("data", "heat", "names", "switched", "list", "classes", "histogram", "latent", "start"),
+)
 FIGURES = ("iou_train", "iou_test", "iwm", "precision", "random", "channel")
 
 
@@ -99,12 +101,45 @@ def _figures(
             "bestClass": [_place(latent.best_class) for latent in latents],
             "iouTrain": _short(latent.iou_train for latent in latents),
             "iouTest": _short(latent.iou_test for latent in latents),
+            **_effects(concepts),
         },
+        "switched": _switched(concepts),
         "pictures": [
             [picture.name, picture_kind(picture.data), len(data), len(mask)]
             for picture, (data, mask) in zip(concepts.pictures, texts, strict=True)
         ],
         "names": {str(number): name for number, name in names.items()},
+    }
+
+
+def _effects(concepts: PageContent) -> dict[str, list]:
+    """What became of each latent in drawing, where it was switched on."""
+    if concepts.switched is None:
+        return {}
+    each = concepts.switched.latents
+    said = {
+        "rise": [one.rise for one in each],
+        "riseNull": [one.rise_null for one in each],
+        "p": [one.p for one in each],
+        "rank": [one.rank for one in each],
+        "area": [one.area for one in each],
+        "areaNull": [one.area_null for one in each],
+        "pixels": [one.pixels for one in each],
+        "pixelsNull": [one.pixels_null for one in each],
+    }
+    return {name: _short(values) for name, values in said.items()} | {
+        "rises": [bool(one.rises) for one in each]
+    }
+
+
+def _switched(concepts: PageContent) -> dict[str, object] | None:
+    """Their samples, as places in the pictures."""
+    if concepts.switched is None:
+        return None
+    return {
+        "of": int(concepts.switched.of),
+        "pairs": [[list(pair) for pair in one.pairs] for one in concepts.switched.latents],
+        "random": [list(pair) for pair in concepts.switched.random],
     }
 
 
@@ -144,6 +179,9 @@ def _check(concepts: PageContent) -> None:
     for each in concepts.classes:
         if each.latent is not None and each.latent not in numbers:
             raise ValueError(f"class {each.name!r}: no latent {each.latent}")
+    switched = concepts.switched
+    if switched is not None and len(switched.latents) != len(concepts.latents):
+        raise ValueError("what became of latents is said of each of them, or of none")
     for latent in concepts.latents:
         if latent.best_class is not None and not 0 <= latent.best_class < len(concepts.classes):
             raise ValueError(f"latent {latent.number}: no class {latent.best_class}")
