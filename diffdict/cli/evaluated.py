@@ -49,9 +49,10 @@ def subject(cfg: DictConfig) -> str:
             f"{network} would not be heard: what was learned of one network is evaluated through "
             "it alone, and the checkpoint brings it. Leave it out"
         )
-    if cfg.names is not None and "dashboard" not in (cfg.report or {}):
+    if cfg.names is not None and not {"dashboard", "steering"} & set(cfg.report or {}):
         raise UserError(
-            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE"
+            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE, or "
+            "report=steering"
         )
     task = subjects["task"]
     if keys == ["task"] and task not in MEASURED and not _has_published(cfg, task):

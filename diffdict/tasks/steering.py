@@ -30,11 +30,12 @@ from diffdict.diffusion.pairs import (
     redraw_pairs,
     window_level,
 )
-from diffdict.diffusion.samplers import ddim, length, own_noise
+from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.class_latents import ClassLatents
+from diffdict.tasks.chains import check_invertible, check_picture_size
 from diffdict.tasks.changes import (
     check_changes,
     chosen_latents,
@@ -260,17 +261,8 @@ class SteeredPictures(SteeredPairs):
         **settings: object,
     ) -> None:
         """`level`: the timestep to which pictures are inverted. All else as of pairs from noise."""
-        eta = sampler.keywords.get("eta", 0)
-        if sampler.func is not ddim or eta > 0:
-            raise UserError(
-                "pictures= are inverted by ddim without noise of its own, got "
-                f"{sampler.func.__name__} with eta={eta}: sampler=ddim sampler.eta=0"
-            )
-        if picture_size not in (None, net.image_size):
-            raise UserError(
-                f"{net.name} draws {net.image_size}×{net.image_size}, the pictures are "
-                f"{picture_size}×{picture_size}: dataset.image_size={net.image_size}"
-            )
+        check_invertible(sampler)
+        check_picture_size(picture_size, net.image_size, net.name)
         super().__init__(net, sampler, level=level, **settings)
         self.timestep, self.fingerprint = level, fingerprint
         if self.net.condition.classes is not None and self.label is None:

@@ -54,8 +54,8 @@ def test_every_pair_has_its_effect_by_one_pass_and_by_its_chain(exported):  # no
         assert f"test/spearman_iou_{effect}" in figures
     assert "test/spearman_one_pass_chain" in figures
     still, _ = screened(exported[0], amount=1, concept="light")
-    assert {row["class"] for row in still.rows()} == {"light"}
-    assert all(row["one_pass"] == 0 for row in still.rows())
+    assert {row["class"] for row in still.rows} == {"light"}
+    assert all(row["one_pass"] == 0 for row in still.rows)
 
 
 def test_candidates_come_from_both_orders_once():
