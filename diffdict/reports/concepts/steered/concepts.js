@@ -85,7 +85,7 @@ function drawEffects(concept) {
   const rows = concept.effects.map((each) => {
     const bar = element("meter", { min: 0, max: 1, value: each.kept ?? 0 });
     bar.hidden = each.kept === null;
-    const amount = each.amount === null ? "" : ` × ${short(each.amount)}`;
+    const amount = each.amount === null ? "" : ` × ${factor(each.amount)}`;
     const own = each.edit === "latents" && each.p !== null ? `, p ${decimal(each.p)}` : "";
     const error = each.error === null ? "" : ` ± ${decimal(each.error)}`;
     return element(

@@ -19,6 +19,11 @@ function pictureSource(index) {
   return `data:${kind};base64,${pictureText.slice(start, start + length)}`;
 }
 
+function factor(value) {
+  // An amount as people type it.
+  return String(Number(value.toFixed(2))).replace("-", "−");
+}
+
 function effectOf(concept, edit) {
   // The figures of one edit, or none.
   return concept.effects.find((each) => each.edit === edit) ?? null;

@@ -7,7 +7,7 @@ function drawLatents() {
   const sign = key === "kept" || key === "number" ? 1 : -1;
   const sorted = [...concept.latents].sort((one, other) => compare(one[key], other[key], sign));
   const lines = sorted.map((latent) => latentLine(concept, latent));
-  const note = `Each × ${short(page.amount)} alone, in all timesteps.`;
+  const note = `Each × ${factor(page.amount)} alone, in all timesteps.`;
   const bare = page.bare ? " Their pictures were left out to keep the page small." : "";
   document
     .getElementById("latents")
@@ -28,7 +28,9 @@ function latentLine(concept, latent) {
     keepNames();
     drawConcepts();
   });
-  const figures = `kept ${decimal(latent.kept)}, rms ${decimal(latent.rms, 3)}, density ${percent(latent.density)}`;
+  const figures =
+    `kept ${decimal(latent.kept)}, rms ${decimal(latent.rms, 3)}, ` +
+    `density ${percent(latent.density)}`;
   const pictures = latent.on.map((on, place) => {
     const seed = concept.seeds[place];
     return element("figure", {}, shownPair(seed.off, on, `latent ${latent.number}, ${seed.name}`));

@@ -17,7 +17,7 @@ function drawStrip() {
   // The concept's pictures at the chosen amount in the chosen window.
   const concept = page.concepts[shown.place];
   const amount = page.amounts[chosenAmount()];
-  document.getElementById("amount-said").textContent = amount === undefined ? "–" : short(amount);
+  document.getElementById("amount-said").textContent = amount === undefined ? "–" : factor(amount);
   document.getElementById("window-said").textContent = page.windows[chosenWindow()] ?? "–";
   const figures = concept.seeds.map((seed) => {
     const on = seed.on[chosenWindow()][chosenAmount()];
