@@ -82,29 +82,47 @@ class Steering:
                 f"The dictionary takes tokens of width {self.sae.d_in}, the block to be steered "
                 f"has {x.shape[1]} channels: choose the block that it was learned on"
             )
-        weights = self._weights(x, inside)
-        tokens = x.permute(0, 2, 3, 1).flatten(0, 2).clone()
-        places = weights.nonzero()[:, 0]
         with torch.autocast(x.device.type, enabled=False):
+            weights = self._weights(x, inside)
+            places = self._able(x, weights).nonzero()[:, 0]
+            if not len(places):
+                return x
+            edited = x.clone()  # its layout too
+            tokens = edited.permute(0, 2, 3, 1)
             for some in places.split(max(1, TILE // self.sae.latents)):
-                at, change = self._change(tokens, some, t, x.shape[2] * x.shape[3])
-                change = change * weights[at, None]
-                moved = tokens[at].to(change.dtype) + change
+                at = torch.unravel_index(some, tokens.shape[:3])
+                own, change = self._change(tokens[at], t.expand(len(x))[at[0]])
+                at = tuple(axis[own] for axis in at)
+                change = change * weights[some[own], None]
+                before = tokens[at]
+                moved = (before.to(change.dtype) + change).to(x.dtype)
                 still = (change == 0).all(1, keepdim=True)
-                tokens[at] = torch.where(still, tokens[at], moved.to(tokens.dtype))
-        edited = tokens.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2)
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return edited.contiguous(
-            memory_format=torch.channels_last if last else torch.contiguous_format
-        )
+                tokens[at] = torch.where(still, before, moved)
+        return edited
 
-    def _change(self, tokens: Tensor, some: Tensor, t: Tensor, each: int) -> tuple[Tensor, Tensor]:
+    def _able(self, x: Tensor, weights: Float[Tensor, " tokens"]) -> Tensor:
+        """Tokens that the edit reaches, without most of those at which no chosen latent is active.
+
+        Of latents that compete the pre-activations of the chosen ones, whose scale and centre are
+        taken into weights and offset, are asked of the map as it lies; a margin covers rounding.
+        """
+        inside = weights != 0
+        if self.sae.ranked is None or self.how != "scale":
+            return inside
+        rows = self.sae.W_enc[self.index].float() * self.sae.token_scale
+        start = self.sae.mean + self.sae.input_centre / self.sae.token_scale
+        offset = self.sae.b_enc[self.index].float() - rows @ start
+        pre = (rows @ x.float().flatten(2)) + offset[:, None]
+        margin = ROUNDING * (pre.abs().amax() + offset.abs().amax())
+        return inside & (pre.amax(1) > -margin).flatten()
+
+    def _change(self, tokens: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these tokens change, and what is added to each, in raw units."""
         if self.how == "add":
-            return some, self._rows(t, each, some)
-        at, codes = self.code_changes(tokens[some])
+            return torch.arange(len(tokens), device=tokens.device), self._rows(t, len(tokens))
+        at, codes = self.code_changes(tokens)
         rows = self.sae.dictionary[self.index]
-        return some[at], codes.to(rows.dtype) @ rows / self.sae.token_scale
+        return at, codes.to(rows.dtype) @ rows / self.sae.token_scale
 
     def code_changes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
         """By how much the codes of raw tokens change; a token that is not named does not."""
@@ -137,15 +155,15 @@ class Steering:
         codes = sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index]
         return CodeChanges(at, codes)
 
-    def _rows(self, t: Tensor, each: int, some: Tensor) -> Tensor:
+    def _rows(self, t: Tensor, number: int) -> Tensor:
         """What `add` adds to each of these tokens: rows, or their parts of the nearest timestep."""
         step = self.amount * (self.unit @ self.sae.dictionary[self.index]) / self.sae.token_scale
         if self.parts is None:
-            return step.expand(len(some), -1)
+            return step.expand(number, -1)
         known = torch.tensor(list(self.parts), dtype=torch.float64, device=t.device)
         nearest = (t.double()[:, None] - known).abs().argmin(1)
         stacked = torch.stack([step[part] for part in self.parts.values()])
-        return stacked[nearest[some // each]]
+        return stacked[nearest.expand(number)]
 
     def _inside(self, t: Tensor, pictures: int) -> Bool[Tensor, " pictures"]:
         """The pictures whose timestep lies in the window."""

@@ -105,7 +105,7 @@ def test_two_judges_see_the_same_pictures_and_are_compared(exported, tables):  #
     options = {"controls": 1, "damage": [50, 300]}
     judges = [lambda net: Halves(), lambda net: Redder()]
     both, figures = measured(exported[0], tables, labeller=judges, **options)
-    alone, own = measured(exported[0], tables, **options)
+    alone, _ = measured(exported[0], tables, **options)
     rows = both.tables()["effects"]
     assert [row["judge"] for row in rows] == sorted(row["judge"] for row in rows)
     first = [{k: v for k, v in row.items() if k != "judge"} for row in rows if row["judge"] == 1]
