@@ -68,7 +68,7 @@ def draw_lifetimes(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
         mesh = axes.pcolormesh(values, rasterized=True, **options)
         axes.set_xticks([place + 0.5 for place in range(len(steps))], map(int, steps))
         axes.set(title=title, xlabel="timestep")
-        figure.colorbar(mesh, ax=axes, aspect=30, pad=0.02)
+        figure.colorbar(mesh, ax=axes, aspect=30, pad=0.02, format="%g")
     left.set_ylim(len(rows), 0)
     left.set_ylabel("latents, sorted by birth")
     births = [row["birth"] for row in rows]
