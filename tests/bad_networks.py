@@ -134,7 +134,7 @@ ROWS = [
     ("evaluate", "ckpt_path=diffusion/last.ckpt report=denoise", "task=diffusion", "task=pdae"),
     # ---- dictionaries that are steered
     ("extract", "task=steering", "task=steering studies a dictionary", "dictionary=outputs/"),
-    ("extract", "task=steering dictionary=[a,b]", "['a', 'b'] names one", "-m dictionary=a,b"),
+    ("extract", "task=steering dictionary=[a,b]", "names several", "-m dictionary=a,b"),
     ("extract", "task=steering dictionary=none", "dictionary=none", "a run of task=sae"),
     ("extract", "task=steering dictionary=mlp/last.ckpt", "holds no dictionary", "task=sae"),
     ("extract steering", "data.number=2", "got neither", "latents=[156,315]"),
@@ -183,6 +183,19 @@ ROWS = [
         "task=causality dictionary=sae report=steering report.steering.amounts=1",
         "labels what was drawn",
         "labeller=outputs/",
+    ),
+    (
+        "evaluate",
+        "task=alignment dictionary=sae",
+        "two dictionaries or more",
+        "dictionary=[outputs",
+    ),
+    ("evaluate", "task=alignment dictionary=[sae,none]", "dictionary=none", "a run of task=sae"),
+    (
+        "evaluate",
+        "task=alignment dictionary=[sae,sae/last.ckpt]",
+        "one seed (0)",
+        "model.same_seed=true",
     ),
     ("evaluate", "task=lifetimes dictionary=sae draws=1", "at least 2", "model.draws=2"),
     ("evaluate", "ckpt_path=code.ckpt", "code.ckpt is refused", "torch.save"),

@@ -14,7 +14,7 @@ from diffdict.results.published_weights import PUBLISHED
 MEASURED = (
     *("probe_sweep", "geometry", "fid"),  # networks
     "faithfulness",  # samples
-    *("substitution", "causality", "lifetimes", "screening"),  # dictionaries
+    *("substitution", "causality", "lifetimes", "screening", "alignment"),  # dictionaries
 )
 
 

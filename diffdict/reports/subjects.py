@@ -137,7 +137,16 @@ SUBJECTS: dict[type, Subject] = {
     HasTables: Subject(
         "tables of figures",
         (
-            *("causality", "deeplab", "direction", "faithfulness", "fid", "geometry", "lifetimes"),
+            *(
+                "alignment",
+                "causality",
+                "deeplab",
+                "direction",
+                "faithfulness",
+                "fid",
+                "geometry",
+                "lifetimes",
+            ),
             *("linear_probe", "noisy_classifier", "noisy_classifier_wrn", "pdae", "pixel_mlp"),
             *("probe_sweep", "sae", "screening", "substitution"),
         ),

@@ -36,16 +36,19 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
             f"task={choice} studies a dictionary: dictionary=outputs/…, a run of task=sae, its "
             "last.ckpt or its dictionary/"
         )
-    if not isinstance(cfg.dictionary, str):
+    several = [cfg.dictionary] if isinstance(cfg.dictionary, str) else list(cfg.dictionary)
+    if choice != "alignment" and not isinstance(cfg.dictionary, str):
         raise UserError(
-            f"dictionary={cfg.dictionary} names one: of several, a job each with -m dictionary=a,b"
+            f"dictionary={cfg.dictionary} names several, and task={choice} takes one: a job each "
+            "with -m dictionary=a,b"
         )
-    if not Path(cfg.dictionary).exists():
-        raise UserError(
-            f"dictionary={cfg.dictionary} is no file or folder here: name a run of task=sae, its "
-            "last.ckpt or its dictionary/"
-        )
-    _, card = read_dictionary(cfg.dictionary, cfg.get("name"))
+    for path in several:
+        if not Path(path).exists():
+            raise UserError(
+                f"dictionary={path} is no file or folder here: name a run of task=sae, its "
+                "last.ckpt or its dictionary/"
+            )
+    _, card = read_dictionary(several[0], cfg.get("name"))
     check_card(card)
     _check_target(card["backbone"], cfg)
     typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
