@@ -1,4 +1,4 @@
-"""`task=alignment`: which latents of several dictionaries are the same, by codes at the same places.
+"""`task=alignment`: which latents of several dictionaries are the same, by codes at one place.
 
 Two seeds of one timestep say how alike two dictionaries can be (ceiling), codes of other pictures
 what a matching finds in nothing (floor).
