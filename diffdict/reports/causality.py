@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.metrics.rank_correlation import spearman
+from diffdict.reports.attributes.fade_curves import rank_correlation
 from diffdict.reports.drawing.chart import LINES, MARKERS, new_figure, styled, write_chart
 from diffdict.reports.sweeps.collected import Collected
 from diffdict.results.folders import Runs, tables_of_run
@@ -67,10 +67,10 @@ def correlations(rows: Sequence[Row]) -> list[Row]:
     for key in (key for key in PREDICTORS if key != effect):
         within = []
         for own in _by_class(rows).values():
-            value = spearman(*_columns(own, key, effect))
-            within += [] if math.isnan(value) else [value]
+            value = _spearman(own, key, effect)
+            within += [] if value is None else [value]
         mean = sum(within) / len(within) if within else None
-        over = spearman(*_columns(rows, key, effect))
+        over = _spearman(rows, key, effect)
         row = {"predictor": key, "effect": effect, "pairs": len(rows)}
         found.append({**row, "spearman": over, "within_classes": mean, "classes": len(within)})
     return found
@@ -89,7 +89,8 @@ def draw_predictors(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
             axes.scatter(x, y, s=18, color=LINES[place % len(LINES)], marker=marker, label=name)
         within = own["within_classes"]
         words = "" if within is None else f", {within:.2f} within classes"
-        axes.set(title=f"Spearman {own['spearman']:.2f}{words}")
+        over = own["spearman"]
+        axes.set(title="" if over is None else f"Spearman {over:.2f}{words}")
         axes.set_xlabel(PREDICTORS[str(own["predictor"])])
         axes.grid(visible=True)
     chain = "whole chains" if effect == "chain" else "one pass"
@@ -141,6 +142,12 @@ def _by_class(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
 def _columns(rows: Sequence[Row], *keys: str) -> list[list[float]]:
     """Figures that may not be there, as floats."""
     return [[row[key] if _known(row.get(key)) else math.nan for row in rows] for key in keys]
+
+
+def _spearman(rows: Sequence[Row], predictor: str, effect: str) -> float | None:
+    """Over the pairs that have both figures."""
+    both = [row for row in rows if _known(row.get(predictor)) and _known(row.get(effect))]
+    return rank_correlation(*_columns(both, predictor, effect)) if both else None
 
 
 def _known(value: object) -> bool:

@@ -25,6 +25,7 @@ from diffdict.metrics.excess import Excess
 from diffdict.metrics.rank_correlation import spearman
 from diffdict.results.tables import Row
 from diffdict.tasks.causality import check_same_classes
+from diffdict.tasks.chains import EditedChains
 from diffdict.tasks.judge import NEAR, Opener, check_labeller
 from diffdict.tasks.lifetimes import TokenOverlap
 from diffdict.tasks.studied_dictionary import open_studied

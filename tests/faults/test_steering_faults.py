@@ -1,4 +1,4 @@
-"""Pairs off and on under kills and SIGTERM, by one rank and by two; effects counted by two ranks."""
+"""Pairs off and on under kills and SIGTERM; one rank and two draw and count the same."""
 
 import json
 import signal
