@@ -81,9 +81,9 @@ class SteeringPage(pl.Callback):
         """The first rank draws the strips, and writes."""
         if not trainer.is_global_zero:
             return
-        subject, tables = pl_module.steered(), pl_module.tables()
+        subject = pl_module.steered()
         windows = pl_module.windows(self.windows)
-        rows = tables["effects"] if isinstance(pl_module, HasTables) else []
+        rows = pl_module.tables()["effects"] if isinstance(pl_module, HasTables) else []
         strips = pl_module.strips(self.amounts, windows, self.seeds)
         content = SteeringContent(
             title=f"Concepts of {subject.facts['backbone']}, off and on",
