@@ -47,6 +47,7 @@ from diffdict.tasks.effect_rows import (
     strongest_first,
 )
 from diffdict.tasks.judge import Judge, JudgedPictures, Opener, open_judges
+from diffdict.tasks.labeller import PictureLabeller
 from diffdict.tasks.strips import StripGrid, draw_strip, equal_windows
 from diffdict.tasks.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
@@ -111,10 +112,19 @@ class Causality(pl.LightningModule):
         self.controls, self.number = controls, number
         self.pictures, self.labelled_pictures = pictures, labelled_pictures
         self.differences: dict[int, Tensor] = {}
-        self.kinds = [OWN, *(f"{DIRECTION}_{i}" for i in range(controls)), OTHERS, EQUAL]
-        self.kinds += ([] if pictures is None else [DIFFERENCE]) + [AGAIN] * self.real
-        self.judges = nn.ModuleList(Judge(one, len(self.changes), self.kinds) for one in labellers)
         self.noised = check_damage(damage, self.net)
+        self._begin_counting(labellers)
+        if number < 2:
+            print("One seed has no standard error: data.number=48")
+        if not controls:
+            print("controls=0: no random directions, so no p")
+
+    def _begin_counting(self, labellers: Sequence[PictureLabeller]) -> None:
+        """All that a test sums: by judge and change what each control has done, and by change how
+        strong others had to be and what the network loses."""
+        self.kinds = [OWN, *(f"{DIRECTION}_{i}" for i in range(self.controls)), OTHERS, EQUAL]
+        self.kinds += ([] if self.pictures is None else [DIFFERENCE]) + [AGAIN] * self.real
+        self.judges = nn.ModuleList(Judge(one, len(self.changes), self.kinds) for one in labellers)
         self.damage = nn.ModuleList(
             nn.ModuleDict({kind: Damage(len(self.noised)) for kind in self.kinds if self.noised})
             for _ in self.changes
@@ -125,10 +135,6 @@ class Causality(pl.LightningModule):
         self.decibels = torch.zeros(2, dtype=torch.float64)
         self.hurt: list[dict[str, DamageFigures]] = []
         self.shown: dict[str, list[int]] = {}  # by class: the first pictures that show it
-        if number < 2:
-            print("One seed has no standard error: data.number=48")
-        if not controls:
-            print("controls=0: no random directions, so no p")
 
     def on_test_start(self) -> None:
         """Begins anew; the classes' mean differences, from labelled training pictures."""
