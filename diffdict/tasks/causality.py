@@ -114,10 +114,6 @@ class Causality(pl.LightningModule):
         self.differences: dict[int, Tensor] = {}
         self.noised = check_damage(damage, self.net)
         self._begin_counting(labellers)
-        if number < 2:
-            print("One seed has no standard error: data.number=48")
-        if not controls:
-            print("controls=0: no random directions, so no p")
 
     def _begin_counting(self, labellers: Sequence[PictureLabeller]) -> None:
         """All that a test sums: by judge and change what each control has done, and by change how
@@ -135,6 +131,10 @@ class Causality(pl.LightningModule):
         self.decibels = torch.zeros(2, dtype=torch.float64)
         self.hurt: list[dict[str, DamageFigures]] = []
         self.shown: dict[str, list[int]] = {}  # by class: the first pictures that show it
+        if self.number < 2:
+            print("One seed has no standard error: data.number=48")
+        if not self.controls:
+            print("controls=0: no random directions, so no p")
 
     def on_test_start(self) -> None:
         """Begins anew; the classes' mean differences, from labelled training pictures."""
