@@ -14,7 +14,7 @@ def extract(cfg: DictConfig) -> None:
     from diffdict.run.rewrite import with_labeller, with_stored_noise
 
     cfg = with_learned_representation(cfg)
-    run = build(with_stored_noise(with_labeller(with_dictionary(cfg))))
+    run = build(with_stored_noise(with_dictionary(with_labeller(cfg))))
     with close(run):
         run.trainer.predict(run.model, run.data, return_predictions=False)
 

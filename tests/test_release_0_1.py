@@ -118,9 +118,7 @@ def test_what_the_network_sees_is_what_was_stored(runs, capfd):
         ours = load_file(runs / "again" / path.relative_to(runs / "features"))
         assert ours.keys() == theirs.keys()
         for key in ("x", "image"):  # and xxh3 of their bits, which another CPU rounds otherwise
-            torch.testing.assert_close(
-                ours[key], theirs[key], rtol=2e-3, atol=2e-3, equal_nan=True
-            )
+            torch.testing.assert_close(ours[key], theirs[key], rtol=2e-3, atol=2e-3, equal_nan=True)
 
 
 def test_a_dictionary_is_one_whatever_it_is_read_from(runs, monkeypatch):

@@ -277,14 +277,18 @@ class GuidedUNet(Denoiser):
         given: Given | Tensor | None = None,
         edits: Sequence[Edits | None] = (),
     ) -> list[Tensor]:
-        """The prediction under each of several edits; all below the first one is made once."""
+        """The prediction under each of several edits; the map of the first edited block and all
+        below are made once."""
         edits = [self.check_edits(each) for each in edits]
         first = min((block for each in edits for block in each), default=len(self.output_blocks))
         skips, embedding = self.way_down(x_t, t, given)
         h = self.middle_block(skips[-1], embedding)
-        for block in self.output_blocks[:first]:
+        for block in self.output_blocks[: first + 1]:
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
-        ends = [self._way_up_from(first, h, list(skips), embedding, t, each) for each in edits]
+        ends = []
+        for each in edits:
+            own = edited(each[first], h, t, first) if first in each else h
+            ends.append(self._way_up_from(first + 1, own, list(skips), embedding, t, each))
         return [end.to(x_t.dtype) for end in ends]
 
     def features(

@@ -14,7 +14,7 @@ from diffdict.results.published_weights import PUBLISHED
 MEASURED = (
     *("probe_sweep", "geometry", "fid"),  # networks
     "faithfulness",  # samples
-    *("substitution", "causality", "lifetimes", "screening"),  # dictionaries
+    *("substitution", "causality", "lifetimes", "screening", "alignment"),  # dictionaries
 )
 
 
@@ -49,10 +49,10 @@ def subject(cfg: DictConfig) -> str:
             f"{network} would not be heard: what was learned of one network is evaluated through "
             "it alone, and the checkpoint brings it. Leave it out"
         )
-    if cfg.names is not None and not {"dashboard", "drawn"} & set(cfg.report or {}):
+    if cfg.names is not None and not {"dashboard", "drawn", "steering"} & set(cfg.report or {}):
         raise UserError(
-            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE, or "
-            "report=drawn of samples"
+            f"names={cfg.names} are shown by a page of concepts: report=dashboard names=FILE, "
+            "report=drawn of samples, or report=steering"
         )
     task = subjects["task"]
     if keys == ["task"] and task not in MEASURED and not _has_published(cfg, task):

@@ -1,6 +1,6 @@
 """Pictures with and without a change of the network: one plain chain, and what leaves it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -50,13 +50,19 @@ def draw_pairs(
     start: int | None = None,
     stop: int | None = None,
     on_step: OnStep | None = None,
+    on_plain: Callable[[Tensor], object] | None = None,
 ) -> Pairs:
-    """Each chain has the same noise at a step; what lies above a branch is computed once."""
+    """Each chain has the same noise at a step; what lies above a branch is computed once.
+
+    `on_plain` sees where the plain chain ended before any branch goes on.
+    """
     shared = {"objective": objective, "noise": noise, "on_step": on_step}
     shared |= {} if stop is None else {"stop": stop}
     record = {branch.level for branch in branches}
     first = {} if start is None else {"start": start}
     drawn = sampler(plain, x, process, record=record, **first, **shared)
+    if on_plain is not None:
+        on_plain(drawn.x)
     on = [
         sampler(net, drawn.states[level], process, start=level, **shared).x
         for net, level in branches
@@ -123,6 +129,7 @@ def redraw_pairs(
     objective: Objective,
     level: int,
     on_step: OnStep | None = None,
+    on_plain: Callable[[Tensor], object] | None = None,
 ) -> Pairs:
     """Pictures up to `level` by ddim's own steps, and down again plain and changed; none clips."""
     settings = {"respacing": sampler.keywords.get("respacing", ""), "clip_denoised": False}
@@ -146,4 +153,5 @@ def redraw_pairs(
         start=level,
         stop=PICTURE_LEVEL,
         on_step=on_step,
+        on_plain=on_plain,
     )

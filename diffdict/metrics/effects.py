@@ -24,11 +24,19 @@ class EffectCounts(NamedTuple):
     squares: Int64[Tensor, " classes"]  # … squared
     pictures: int
     squared: int = 0  # change of each picture, its mean square × UNIT
+    zone_squared: Int64[Tensor, "3"] | None = None  # change of each pixel, squared × UNIT, by zone
 
     @property
     def rms(self) -> float:
         """How far the pictures are from what they were, over all of them."""
         return (self.squared / UNIT / self.pictures) ** 0.5 if self.pictures else torch.nan
+
+    def zone_rms(self, zone: int) -> float:
+        """The same over the pixels of one zone."""
+        pixels = int(self.transitions[zone].sum())
+        if self.zone_squared is None or not pixels:
+            return torch.nan
+        return (float(self.zone_squared[zone]) / UNIT / pixels) ** 0.5
 
     def kept(self, label: int) -> float:
         """The share of the region that has this label after the edit, a picture's mean."""
@@ -53,6 +61,11 @@ class EffectCounts(NamedTuple):
         table = self.transitions[ELSEWHERE]
         total = int(table.sum())
         return float(total - int(table.diagonal().sum())) / total if total else torch.nan
+
+    def joined(self, other: "EffectCounts") -> "EffectCounts":
+        """Of both together, where no picture stands in both."""
+        sums = [own + theirs for own, theirs in zip(self, other, strict=True)]
+        return EffectCounts(*sums)
 
     def became(self, label: int, number: int = 3) -> list[tuple[int, float]]:
         """The labels that the region lost its own to, with their shares of it, most first."""
@@ -81,6 +94,7 @@ class Effects(ExactMetric):
             self.add_state(name, zero[0, 0].clone(), dist_reduce_fx="sum")
         for name in ("pictures", "squared"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("zone_squared", zero[:, 0, 0].clone(), dist_reduce_fx="sum")
 
     @torch.no_grad()
     def update(
@@ -88,11 +102,11 @@ class Effects(ExactMetric):
         off: Integer[Tensor, "pictures height width"],
         on: Integer[Tensor, "pictures height width"],
         region: Bool[Tensor, "pictures height width"],
-        change: Float[Tensor, " pictures"] | None = None,
+        change: Float[Tensor, "pictures height width"] | None = None,
     ) -> None:
         """Labels without and with the edit, and where the class is; too small a region is none.
 
-        `change`: the mean square by which each picture has changed.
+        `change`: the square by which each pixel has changed.
         """
         off, on = (self._labels(labels) for labels in (off, on))
         region = region.to(off.device)
@@ -113,7 +127,10 @@ class Effects(ExactMetric):
         self.pictures += len(off)
         if change is not None:
             squares = change.to(off.device).double()[kept]
-            self.squared += (squares * UNIT).round().long().sum()
+            self.squared += (squares.mean((1, 2)) * UNIT).round().long().sum()
+            for zone in (INSIDE, NEAR, ELSEWHERE):
+                pixels = (squares * (zones == zone)).sum((1, 2))
+                self.zone_squared[zone] += (pixels * UNIT).round().long().sum()
 
     def _labels(self, labels: Tensor) -> Int64[Tensor, "pictures height width"]:
         labels = labels.long().to(self.transitions.device)
@@ -126,8 +143,9 @@ class Effects(ExactMetric):
 
     def compute(self) -> EffectCounts:
         """The counts of everything seen."""
+        numbers = int(self.pictures), int(self.squared)
         return EffectCounts(
-            self.transitions, self.shares, self.squares, int(self.pictures), int(self.squared)
+            self.transitions, self.shares, self.squares, *numbers, self.zone_squared
         )
 
 

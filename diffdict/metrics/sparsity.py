@@ -1,5 +1,7 @@
 """How well a dictionary gives tokens back, with how few latents, and how alike its rows are."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ class SparsityFigures(NamedTuple):
     l0: Float64[Tensor, ""]  # active latents a token
     dead: Float64[Tensor, ""]  # share of the latents that were never active
     density: Float64[Tensor, " latents"]  # share of the tokens at which each was active
+    fvu_parts: dict[int, Float64[Tensor, ""]]  # the same as fvu, of parts of the dimensions
 
 
 class Sparsity(ExactMetric):
@@ -36,9 +39,19 @@ class Sparsity(ExactMetric):
     full_state_update = False
     is_differentiable = False
 
-    def __init__(self, d_in: int, latents: int, mean: Float[Tensor, " d_in"] | None = None) -> None:
-        """`mean`, the dictionary's own or 0, must be the same on every rank."""
+    def __init__(
+        self,
+        d_in: int,
+        latents: int,
+        mean: Float[Tensor, " d_in"] | None = None,
+        parts: Mapping[int, slice] = MappingProxyType({}),
+    ) -> None:
+        """`mean`, the dictionary's own or 0, must be the same on every rank.
+
+        `parts`: dimensions whose FVU is also said by itself.
+        """
         super().__init__()
+        self.parts = dict(parts)
         mean = torch.zeros(d_in) if mean is None else mean
         self.register_buffer("mean", mean.detach().double().clone(), persistent=False)
         for name in ("squared_error", "cosine"):
@@ -47,6 +60,7 @@ class Sparsity(ExactMetric):
             self._sum(name, torch.zeros(d_in, dtype=torch.float64))
         for name in ("tokens", "active"):
             self._sum(name, torch.zeros((), dtype=torch.int64))
+        self._sum("part_errors", torch.zeros(len(self.parts), dtype=torch.float64))
         self._sum("fired", torch.zeros(latents, dtype=torch.int64))
 
     def _sum(self, name: str, zero: Tensor) -> None:
@@ -61,7 +75,10 @@ class Sparsity(ExactMetric):
     ) -> None:
         """Raw tokens, what the dictionary makes of them, and their codes' entries in any order."""
         token, ours = x.double() - self.mean, reconstruction.double() - self.mean
-        self.squared_error += (token - ours).square().sum()
+        error = (token - ours).square()
+        self.squared_error += error.sum()
+        for place, part in enumerate(self.parts.values()):
+            self.part_errors[place] += error[:, part].sum()
         self.cosine += F.cosine_similarity(token, ours).sum()
         self.first += token.sum(0)
         self.second += token.square().sum(0)
@@ -78,16 +95,23 @@ class Sparsity(ExactMetric):
                 "No tokens were seen, so a dictionary's figures cannot be said: hold pictures out "
                 "with data.val_pictures or data.val_fraction"
             )
-        variance = self.second.sum() - self.first.square().sum() / tokens
-        if variance <= SAME * self.second.sum():
-            variance = torch.full_like(variance, torch.nan)
+        variance, *of_parts = (self._variance(part) for part in (slice(None), *self.parts.values()))
+        shares = [error / own for error, own in zip(self.part_errors, of_parts, strict=True)]
         return SparsityFigures(
             fvu=self.squared_error / variance,
             cosine=self.cosine / tokens,
             l0=self.active / tokens,
             dead=(self.fired == 0).double().mean(),
             density=self.fired / tokens,
+            fvu_parts=dict(zip(self.parts, shares, strict=True)),
         )
+
+    def _variance(self, part: slice) -> Float64[Tensor, ""]:
+        """Summed over these dimensions; nan where all the tokens are the same there."""
+        first, second = self.first[part], self.second[part]
+        variance = second.sum() - first.square().sum() / self.tokens.double()
+        same = variance <= SAME * second.sum()
+        return torch.full_like(variance, torch.nan) if same else variance
 
 
 class DensityHistogram(NamedTuple):

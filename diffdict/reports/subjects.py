@@ -1,6 +1,6 @@
 """What reports need of a task's module: a Protocol for each kind of subject, and who is one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -31,6 +31,35 @@ class SegmentedPicture(NamedTuple):
     mask: Int64[Tensor, "height width"]
     labels: Int64[Tensor, "height width"]
     uncertainty: Float[Tensor, "height width"] | None  # None: it says none
+
+
+class SteeredDictionary(NamedTuple):
+    """A dictionary whose latents were changed while its network drew."""
+
+    sae: Sae
+    class_names: Sequence[str]
+    palette: Sequence[Sequence[int]]  # of the classes; empty: no colours are known
+    density: Float[Tensor, " latents"] | None
+    amount: float  # by which codes were multiplied
+    facts: Mapping[str, str | int]
+
+
+class LabelledPictures(NamedTuple):
+    """Pictures in [-1, 1], and what a labeller says of them."""
+
+    images: Float[Tensor, "n 3 height width"]
+    labels: Int64[Tensor, "n height width"]
+
+
+class SteeredStrip(NamedTuple):
+    """One class's pictures off and on, of indices that show it."""
+
+    concept: str
+    latents: Sequence[int]
+    indices: Sequence[int]
+    off: LabelledPictures
+    on: Sequence[Sequence[LabelledPictures]]  # windows × amounts
+    singly: Sequence[LabelledPictures]  # by latent, at the measured amount, in all timesteps
 
 
 @runtime_checkable
@@ -97,6 +126,22 @@ class LooksAtPictures(Protocol):
 
 
 @runtime_checkable
+class SteersConcepts(Protocol):
+    """A module that draws pictures with a class's latents changed, and has labelled them."""
+
+    def steered(self) -> SteeredDictionary:
+        """Whose latents they are."""
+
+    def windows(self, number: int) -> list[list[int] | None]:
+        """All timesteps (None), and so many equal parts of them."""
+
+    def strips(
+        self, amounts: Sequence[float], windows: Sequence[list[int] | None], seeds: int
+    ) -> Iterator[SteeredStrip]:
+        """Each class's pictures under every amount in every window, drawn now."""
+
+
+@runtime_checkable
 class ReadsStores(Protocol):
     """A data module whose features lie in stores: loggers say which ones a run has seen."""
 
@@ -115,7 +160,16 @@ SUBJECTS: dict[type, Subject] = {
     HasTables: Subject(
         "tables of figures",
         (
-            *("causality", "deeplab", "direction", "faithfulness", "fid", "geometry", "lifetimes"),
+            *(
+                "alignment",
+                "causality",
+                "deeplab",
+                "direction",
+                "faithfulness",
+                "fid",
+                "geometry",
+                "lifetimes",
+            ),
             *("linear_probe", "noisy_classifier", "noisy_classifier_wrn", "pdae", "pixel_mlp"),
             *("probe_sweep", "sae", "screening", "substitution"),
         ),
@@ -123,6 +177,7 @@ SUBJECTS: dict[type, Subject] = {
     HasDictionaries: Subject("the latents of a dictionary", ("sae",)),
     Segments: Subject("the label of every pixel", ("deeplab", "pixel_mlp")),
     SwitchesLatents: Subject("latents that were switched on in drawing", ("faithfulness",)),
+    SteersConcepts: Subject("concepts off and on", ("causality",)),
     DrawsFromCodes: Subject("what a code holds", ("pdae", "samples")),
     LooksAtPictures: Subject(
         "what was learned about pictures",

@@ -96,6 +96,11 @@ def tables_beside(checkpoint: str | Path) -> dict[str, list[Row]]:
     return {n: [{**row, "dictionary": None} for row in rows] for n, rows in selection.items()}
 
 
+def tables_of_run(run: Finished) -> dict[str, list[Row]]:
+    """All tables of a finished run, which are not kept in memory."""
+    return (read_results(run.folder) or {}).get("tables", {})
+
+
 def find_runs(runs: str | Sequence[str]) -> Runs:
     """The runs in these folders, or in any folder that a pattern such as multirun/* names."""
     patterns = [runs] if isinstance(runs, str) else list(runs)

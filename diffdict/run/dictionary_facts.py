@@ -12,6 +12,16 @@ from diffdict.run.rewrite import short
 from diffdict.sae.card import check_card, read_dictionary
 
 SPLITS = ("train", "val", "test")  # what pictures= may say beside a path
+READERS = {  # by what steers samples: what reads pictures instead, and what steers those
+    "diffdict.tasks.steering.SteeredPairs": (
+        "diffdict.tasks.invert.PicturesToInvert",
+        "diffdict.tasks.steering.SteeredPictures",
+    ),
+    "diffdict.tasks.causality.Causality": (
+        "diffdict.tasks.invert.PicturesToMeasure",
+        "diffdict.tasks.causality.Causality",
+    ),
+}
 FILES = "diffdict.features.one_picture.PictureFiles"
 ROOM = "diffdict.backbones."  # a card builds nothing else, unless it was typed
 
@@ -26,16 +36,19 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
             f"task={choice} studies a dictionary: dictionary=outputs/…, a run of task=sae, its "
             "last.ckpt or its dictionary/"
         )
-    if not isinstance(cfg.dictionary, str):
+    several = [cfg.dictionary] if isinstance(cfg.dictionary, str) else list(cfg.dictionary)
+    if choice != "alignment" and not isinstance(cfg.dictionary, str):
         raise UserError(
-            f"dictionary={cfg.dictionary} names one: of several, a job each with -m dictionary=a,b"
+            f"dictionary={cfg.dictionary} names several, and task={choice} takes one: a job each "
+            "with -m dictionary=a,b"
         )
-    if not Path(cfg.dictionary).exists():
-        raise UserError(
-            f"dictionary={cfg.dictionary} is no file or folder here: name a run of task=sae, its "
-            "last.ckpt or its dictionary/"
-        )
-    _, card = read_dictionary(cfg.dictionary, cfg.get("name"))
+    for path in several:
+        if not Path(path).exists():
+            raise UserError(
+                f"dictionary={path} is no file or folder here: name a run of task=sae, its "
+                "last.ckpt or its dictionary/"
+            )
+    _, card = read_dictionary(several[0], cfg.get("name"))
     check_card(card)
     _check_target(card["backbone"], cfg)
     typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
@@ -70,15 +83,17 @@ def with_pictures(cfg: DictConfig) -> DictConfig:
     side = cfg.backbone.image_size
     files = {"_target_": FILES, "_partial_": True, "path": cfg.pictures, "image_size": side}
     dataset = _plain(cfg.dataset) if cfg.pictures in SPLITS else files
+    at_once = min(16, cfg.data.batch_size)
+    reader, steerer = READERS[cfg.model._target_]
     with open_dict(cfg):
         cfg.data = {
-            "_target_": "diffdict.tasks.invert.PicturesToInvert",
+            "_target_": reader,
             "dataset": dataset,
             "split": cfg.pictures if cfg.pictures in SPLITS else "test",
-            "shard_size": cfg.data.shard_size,
-            "batch_size": min(16, cfg.data.batch_size),
+            "shard_size": cfg.data.get("shard_size", at_once),
+            "batch_size": at_once,
         }
-        cfg.model._target_ = "diffdict.tasks.steering.SteeredPictures"
+        cfg.model._target_ = steerer
         cfg.model.level = cfg.level
     return cfg
 

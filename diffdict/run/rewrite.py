@@ -36,11 +36,36 @@ def with_labeller(cfg: DictConfig) -> DictConfig:
     """
     if cfg.get("labeller") is None:
         return cfg
-    config = OmegaConf.create(checkpoints.config_of(cfg.labeller))
-    if "pixel_mlp" not in task_words(config.model._target_):
+    several = OmegaConf.is_list(cfg.labeller)
+    if several and "task=causality" not in HydraConfig.get().overrides.task:
         raise UserError(
-            f"labeller={cfg.labeller} is no run of task=pixel_mlp, which learns to label: "
-            "python train.py task=pixel_mlp …"
+            f"labeller={list(cfg.labeller)} names several, which task=causality alone compares: "
+            "name one"
+        )
+    if several and len(set(cfg.labeller)) != 2:
+        raise UserError(
+            f"labeller={list(cfg.labeller)}: two judges are compared, labeller=[A,B], or one labels"
+        )
+    nodes = [_labeller_node(cfg, path) for path in (cfg.labeller if several else [cfg.labeller])]
+    cfg.model.labeller = nodes if several else nodes[0]
+    return cfg
+
+
+def _labeller_node(cfg: DictConfig, checkpoint: str) -> dict:
+    """What opens a labeller; the facts of one that looks through the network win."""
+    config = OmegaConf.create(checkpoints.config_of(checkpoint))
+    words = task_words(config.model._target_)
+    if "deeplab" in words:
+        return {
+            "_target_": "diffdict.tasks.labeller.open_deeplab",
+            "_partial_": True,
+            "checkpoint": checkpoint,
+            **{key: config.model[key] for key in ("depth", "width", "auxiliary")},
+        }
+    if "pixel_mlp" not in words:
+        raise UserError(
+            f"labeller={checkpoint} is no run of task=pixel_mlp or task=deeplab, which learn to "
+            "label: python train.py task=pixel_mlp …"
         )
     config.paths = cfg.paths  # of this machine
     backbone = _plain(config.backbone)
@@ -55,16 +80,15 @@ def with_labeller(cfg: DictConfig) -> DictConfig:
     for key, fact in facts.items():
         cfg[key] = fact
     builder = {"_target_": "hydra.utils.instantiate", "_partial_": True, "_recursive_": False}
-    cfg.model.labeller = {
+    return {
         "_target_": "diffdict.tasks.labeller.open_labeller",
         "_partial_": True,
-        "checkpoint": cfg.labeller,
+        "checkpoint": checkpoint,
         "backbone": None if draws else {**builder, "config": backbone},
         **{key: facts[key] for key in FEATURE_KEYS},
         **{key: config.data.get(key) for key in ("dtype", "compute", "sae")},
         "vote": config.model.vote,
     }
-    return cfg
 
 
 def task_words(target: str) -> list[str]:

@@ -100,6 +100,16 @@ class Sae(nn.Module):
             nn.init.uniform_(self.b_enc, -(d_in**-0.5), d_in**-0.5, generator)
             nn.init.uniform_(self.b_dec, -(self.latents**-0.5), self.latents**-0.5, generator)
 
+    @torch.no_grad()
+    def repeat_rows(self, parts: int) -> None:
+        """Rows that start alike in each of so many equal parts of a token: else the cosine of a
+        row's parts would say how they started."""
+        tied = torch.equal(self.W_enc, self.W_dec)
+        rows = self.W_dec[:, : self.d_in // parts].repeat(1, parts)
+        self.W_dec.copy_(F.normalize(rows, dim=1))
+        if tied:
+            self.W_enc.copy_(self.W_dec)
+
     # ------------------------------------------------------------------ use
 
     @property

@@ -71,7 +71,12 @@ def check_card(card: Mapping) -> None:
 def card_of_config(config: Mapping, path: Path) -> dict:
     """What a card says, out of a run's unresolved config."""
     places = {key: key for key in ("backbone", "timestep", "block", "noise")}
-    places |= {"mix": "data.mix", "image_size": "dataset.image_size", "dataset": "dataset.name"}
+    places |= {
+        "seed": "sae.seed",
+        "mix": "data.mix",
+        "image_size": "dataset.image_size",
+        "dataset": "dataset.name",
+    }
     try:
         whole = OmegaConf.create(config)
         chosen = {key: OmegaConf.select(whole, place) for key, place in places.items()}

@@ -17,6 +17,7 @@ from diffdict.sae.base import Sae
 
 HOW = ("scale", "clamp", "add")
 ROUNDING = 1e-4  # by which a product over some latents may differ from that over all
+FIRST = 12  # times k: so many others are asked first
 TILE = 2**24  # pre-activations at once: tokens × latents never exists whole
 
 
@@ -65,7 +66,7 @@ class Steering:
         self.sae, self.how, self.amount, self.parts = sae, how, float(amount), parts
         self.latents = check_latents(latents, sae.latents)
         self.index = torch.tensor(self.latents, dtype=torch.int64, device=sae.W_dec.device)
-        self.frequent = _frequent(sae)
+        self.rivals = rivals_of(sae)
         self.unit = _units(unit, self.index, sae.W_dec.dtype)
         self.where = None if where is None else check_mask(where)
         self.window = None if window is None else check_window(window)
@@ -82,29 +83,54 @@ class Steering:
                 f"The dictionary takes tokens of width {self.sae.d_in}, the block to be steered "
                 f"has {x.shape[1]} channels: choose the block that it was learned on"
             )
-        weights = self._weights(x, inside)
-        tokens = x.permute(0, 2, 3, 1).flatten(0, 2).clone()
-        places = weights.nonzero()[:, 0]
         with torch.autocast(x.device.type, enabled=False):
+            weights = self._weights(x, inside)
+            places = self._able(x, weights).nonzero()[:, 0]
+            if not len(places):
+                return x
+            edited = x.clone()  # its layout too
+            tokens = edited.permute(0, 2, 3, 1)
             for some in places.split(max(1, TILE // self.sae.latents)):
-                at, change = self._change(tokens, some, t, x.shape[2] * x.shape[3])
-                change = change * weights[at, None]
-                moved = tokens[at].to(change.dtype) + change
+                at = torch.unravel_index(some, tokens.shape[:3])
+                own, change = self._change(tokens[at], t.expand(len(x))[at[0]])
+                at = tuple(axis[own] for axis in at)
+                change = change * weights[some[own], None]
+                before = tokens[at]
+                moved = (before.to(change.dtype) + change).to(x.dtype)
                 still = (change == 0).all(1, keepdim=True)
-                tokens[at] = torch.where(still, tokens[at], moved.to(tokens.dtype))
-        edited = tokens.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2)
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return edited.contiguous(
-            memory_format=torch.channels_last if last else torch.contiguous_format
-        )
+                tokens[at] = torch.where(still, before, moved)
+        return edited
 
-    def _change(self, tokens: Tensor, some: Tensor, t: Tensor, each: int) -> tuple[Tensor, Tensor]:
+    def _able(self, x: Tensor, weights: Float[Tensor, " tokens"]) -> Tensor:
+        """Tokens that the edit reaches, without those at which surely no steered latent is active.
+
+        Of latents that compete, the steered ones and the most frequent others are asked of the map
+        as it lies, scale and centre taken into weights and offsets; a margin covers rounding.
+        """
+        inside, sae = weights != 0, self.sae
+        if sae.ranked is None or self.how != "scale":
+            return inside
+        asked = torch.cat([self.index, self.rivals[0]]) if self.rivals else self.index
+        rows = sae.W_enc[asked].float() * sae.token_scale
+        offset = sae.b_enc[asked].float() - rows @ (sae.mean + sae.input_centre / sae.token_scale)
+        pre = torch.baddbmm(
+            offset[None, :, None], rows.expand(len(x), -1, -1), x.float().flatten(2)
+        )
+        own, others = pre.split([len(self.index), len(asked) - len(self.index)], 1)
+        margin = ROUNDING * (own.abs().amax() + offset.abs().amax())
+        largest = own.amax(1)
+        able = largest > -margin
+        if self.rivals:
+            able &= number_above(others, largest[:, None] + margin, 1) < sae.ranked
+        return inside & able.flatten()
+
+    def _change(self, tokens: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these tokens change, and what is added to each, in raw units."""
         if self.how == "add":
-            return some, self._rows(t, each, some)
-        at, codes = self.code_changes(tokens[some])
+            return torch.arange(len(tokens), device=tokens.device), self._rows(t, len(tokens))
+        at, codes = self.code_changes(tokens)
         rows = self.sae.dictionary[self.index]
-        return some[at], codes.to(rows.dtype) @ rows / self.sae.token_scale
+        return at, codes.to(rows.dtype) @ rows / self.sae.token_scale
 
     def code_changes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
         """By how much the codes of raw tokens change; a token that is not named does not."""
@@ -119,8 +145,8 @@ class Steering:
     def active_codes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
         """The steered latents' codes at inference, of the tokens at which any is active.
 
-        Where latents compete, tokens are looked at whole only where the k-th largest of the most
-        frequent latents, and so of all, does not exceed them.
+        Where latents compete, tokens are looked at whole only where fewer than k others exceed the
+        largest of the steered latents: these are counted, the most frequent first.
         """
         sae, index = self.sae, self.index
         pre = sae.pre(tokens, index).to(sae.W_dec.dtype)
@@ -128,24 +154,23 @@ class Steering:
             codes = sae.activate(pre, index)
             at = codes.ne(0).any(1).nonzero()[:, 0]
             return CodeChanges(at, codes[at])
-        able = pre.amax(1) > 0
-        if len(self.frequent):
-            frequent = sae.pre(tokens, self.frequent).to(sae.W_dec.dtype)
-            bound = frequent.topk(sae.ranked, sorted=False).values.amin(1).clamp(min=0)
-            able &= pre.amax(1) >= bound * (1 - ROUNDING)
-        at = able.nonzero()[:, 0]
-        codes = sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index]
-        return CodeChanges(at, codes)
+        largest = pre.amax(1)
+        at, above = (largest > 0).nonzero()[:, 0], torch.zeros(len(tokens), device=tokens.device)
+        for some in self.rivals:
+            bound = largest[at, None] * (1 + ROUNDING)
+            above[at] += number_above(sae.pre(tokens[at], some).to(bound.dtype), bound, 1)
+            at = at[above[at] < sae.ranked]
+        return CodeChanges(at, sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index])
 
-    def _rows(self, t: Tensor, each: int, some: Tensor) -> Tensor:
+    def _rows(self, t: Tensor, number: int) -> Tensor:
         """What `add` adds to each of these tokens: rows, or their parts of the nearest timestep."""
         step = self.amount * (self.unit @ self.sae.dictionary[self.index]) / self.sae.token_scale
         if self.parts is None:
-            return step.expand(len(some), -1)
+            return step.expand(number, -1)
         known = torch.tensor(list(self.parts), dtype=torch.float64, device=t.device)
         nearest = (t.double()[:, None] - known).abs().argmin(1)
         stacked = torch.stack([step[part] for part in self.parts.values()])
-        return stacked[nearest[some // each]]
+        return stacked[nearest.expand(number)]
 
     def _inside(self, t: Tensor, pictures: int) -> Bool[Tensor, " pictures"]:
         """The pictures whose timestep lies in the window."""
@@ -212,10 +237,19 @@ def mask_shares(mask: Tensor, size: tuple[int, int, int]) -> Float[Tensor, "pict
     return shares.expand(pictures, -1, -1)
 
 
-def _frequent(sae: Sae) -> Int64[Tensor, " some"]:
-    """Some of the most frequent latents, where a bound by them is cheaper than all."""
-    number = 0 if sae.ranked is None else max(4 * sae.ranked, sae.latents // 8)
-    return sae.frequency.topk(number if number < sae.latents else 0).indices
+def number_above(values: Tensor, bound: Tensor, dim: int) -> Tensor:
+    """How many of the values exceed the bound, at least: those that equal it count half."""
+    return (values.shape[dim] + (values - bound).sign_().sum(dim)).div(2).floor()
+
+
+def rivals_of(sae: Sae) -> list[Int64[Tensor, " some"]]:
+    """All latents where they compete, the most frequent first, in parts that double."""
+    if sae.ranked is None or sae.ranked >= sae.latents:
+        return []
+    order, ends = sae.frequency.argsort(descending=True, stable=True), [FIRST * sae.ranked]
+    while ends[-1] < sae.latents:
+        ends.append(2 * ends[-1])
+    return list(order.tensor_split(ends[:-1]))
 
 
 def _units(unit: object, index: Tensor, dtype: torch.dtype) -> Float[Tensor, " chosen"]:

@@ -4,25 +4,26 @@ What comes out is labelled, beside directions of the same length at the same pla
 of like frequency, and the class's mean difference. After GAN Dissection (Bau et al. 2019).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone, Block
-from diffdict.backbones.denoiser import Given
 from diffdict.data.base import Pictures
+from diffdict.diffusion.inversion import picture_error, psnr
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import window_level
-from diffdict.diffusion.samplers import length, own_noise
+from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
-from diffdict.metrics.effects import FEWEST, EffectCounts, Effects, large_enough, rank_share
+from diffdict.metrics.damage import Damage, DamageFigures
+from diffdict.reports.subjects import SteeredDictionary, SteeredStrip
 from diffdict.results.class_latents import ClassLatents
 from diffdict.results.tables import Row
 from diffdict.seeds import mix
+from diffdict.tasks.chains import EditedChains, check_picture_size
 from diffdict.tasks.changes import Change, combined
 from diffdict.tasks.controls import (
     Edit,
@@ -33,12 +34,23 @@ from diffdict.tasks.controls import (
     like_density,
     random_direction,
 )
-from diffdict.tasks.labeller import Labeller
+from diffdict.tasks.effect_rows import (
+    AGAIN,
+    DIFFERENCE,
+    DIRECTION,
+    EQUAL,
+    OTHERS,
+    OWN,
+    agreement_of,
+    change_rows,
+    rankings,
+    strongest_first,
+)
+from diffdict.tasks.judge import Judge, JudgedPictures, Opener, open_judges
+from diffdict.tasks.labeller import PictureLabeller
+from diffdict.tasks.strips import StripGrid, draw_strip, equal_windows
 from diffdict.tasks.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
-
-OWN, OTHERS, EQUAL, DIFFERENCE = "latents", "others", "others_equal", "difference"
-NEAR = 16  # a region's margin is the side over this
 
 
 class Causality(pl.LightningModule):
@@ -50,7 +62,7 @@ class Causality(pl.LightningModule):
         sampler: partial,
         objective: Objective,
         dictionary: str,
-        labeller: Callable[[Backbone], Labeller] | None,
+        labeller: Opener | Sequence[Opener] | None,
         number: int,
         *,
         pictures: Callable[..., Pictures] | None = None,
@@ -63,220 +75,246 @@ class Causality(pl.LightningModule):
         window: list | None = None,
         controls: int = 4,
         labelled_pictures: int = 20,
+        damage: Sequence[int] | None = None,
+        level: int | None = None,
+        label: int | None = None,
+        picture_size: int | None = None,
         seed: int = 0,
     ) -> None:
         """`concept`: None is every class of the dictionary's test that has latents of its own.
 
+        `labeller`: one, or two, of which the first says where a class is in its own table.
         `controls`: random directions. `pictures`: labelled ones, of which the first so many of the
         training split say each class's mean difference; None leaves that control out.
+        `damage`: timesteps at which the network's loss on what was drawn is measured.
+        `level`: pictures that there are are inverted up to this timestep, and effects are counted
+        in their true masks where they have some; None: samples from noise.
         """
         super().__init__()
         at_least(0, "model", controls=controls)
         at_least(1, "model", labelled_pictures=labelled_pictures)
         self.studied = open_studied(dictionary, net, name, block)
         check_encoding(self.studied, "task=causality")
+        check_picture_size(picture_size, net.image_size, net.name)
         self.net, self.sae = self.studied.net.requires_grad_(False).eval(), self.studied.sae
-        self.sampler, self.objective, self.seed = sampler, objective, seed
-        self.labeller = check_labeller(labeller, self.net, "task=causality")
-        self.class_names = list(self.labeller.segmenter.class_names)
+        self.chains = EditedChains(self.studied, sampler, objective, seed, level=level, label=label)
+        self.seed, self.real = seed, level is not None
+        self.palette: Sequence[Sequence[int]] = ()  # of the labelled pictures
+        labellers = open_judges(labeller, self.net, "task=causality")
+        self.class_names = list(labellers[0].segmenter.class_names)
         known = ClassLatents(dictionary, name, tables)
         self.wanted = chosen_classes(known, concept, most, self.class_names)
         self.changes = combined(self.wanted, amount, window)
-        self.levels = [window_level(c.window, sampler, self.net.process) for c in self.changes]
+        self.levels = [self.chains.level(change.window) for change in self.changes]
         density = self.sae.frequency.cpu()
-        density = density if bool(density.any()) else known.density(self.sae.latents)
-        self.others = {c: like_density(own, density) for c, own in self.wanted}
+        self.density = density if bool(density.any()) else known.density(self.sae.latents)
+        self.others = {c: like_density(own, self.density) for c, own in self.wanted}
         self.controls, self.number = controls, number
         self.pictures, self.labelled_pictures = pictures, labelled_pictures
         self.differences: dict[int, Tensor] = {}
-        kinds = [OWN, *(f"direction_{i}" for i in range(controls)), OTHERS, EQUAL]
-        self.kinds = kinds + ([] if pictures is None else [DIFFERENCE])
-        margin = net.image_size // NEAR
-        self.measured = nn.ModuleList(
-            nn.ModuleDict({kind: Effects(len(self.class_names), margin) for kind in self.kinds})
+        self.noised = check_damage(damage, self.net)
+        self._begin_counting(labellers)
+
+    def _begin_counting(self, labellers: Sequence[PictureLabeller]) -> None:
+        """All that a test sums: by judge and change what each control has done, and by change how
+        strong others had to be and what the network loses."""
+        self.kinds = [OWN, *(f"{DIRECTION}_{i}" for i in range(self.controls)), OTHERS, EQUAL]
+        self.kinds += ([] if self.pictures is None else [DIFFERENCE]) + [AGAIN] * self.real
+        self.judges = nn.ModuleList(Judge(one, len(self.changes), self.kinds) for one in labellers)
+        self.damage = nn.ModuleList(
+            nn.ModuleDict({kind: Damage(len(self.noised)) for kind in self.kinds if self.noised})
             for _ in self.changes
         )
         # of others_equal: the sum of its factors, and over how many pictures
         self.strength = torch.zeros(len(self.changes), 2, dtype=torch.float64)
-        self.found: list[dict[str, EffectCounts]] = []
-        if number < 2:
+        # of pictures drawn again: the sum of their PSNR, and how many they are
+        self.decibels = torch.zeros(2, dtype=torch.float64)
+        self.hurt: list[dict[str, DamageFigures]] = []
+        self.shown: dict[str, list[int]] = {}  # by class: the first pictures that show it
+        if self.number < 2:
             print("One seed has no standard error: data.number=48")
-        if not controls:
+        if not self.controls:
             print("controls=0: no random directions, so no p")
 
     def on_test_start(self) -> None:
         """Begins anew; the classes' mean differences, from labelled training pictures."""
         self.strength.zero_()
-        for metrics in self.measured:
+        self.decibels.zero_()
+        self.shown = {name: [] for name, _ in self.wanted}
+        for judge in self.judges:
+            judge.reset()
+        for metrics in self.damage:
             for metric in metrics.values():
                 metric.reset()
         if self.pictures is not None:
             labelled = self.pictures(split="train")
             check_same_classes(labelled, self.class_names)
+            self.palette = labelled.palette
             self.differences = class_differences(
                 self.studied, labelled, self.labelled_pictures, self.seed + 1
             )
 
-    def test_step(self, batch: Int[Tensor, " batch"], batch_idx: int) -> None:
-        """Some seeds: the plain chain, its labels, and every change of every class in them."""
-        if not len(batch):
+    def test_step(self, batch: Int[Tensor, " batch"] | Mapping, batch_idx: int) -> None:
+        """Some pictures: the plain chain, its labels, and every change of every class in them."""
+        given = batch if isinstance(batch, Mapping) else {"index": batch}
+        indices = given["index"].tolist()
+        if not indices:
             return
-        indices = batch.tolist()
-        steps = length(self.sampler, self.net.process)
-        start = self.net.process.start(self._noise(indices)(steps).to(batch.device))
-        drawn = self._chain(indices, start, None, record=set(self.levels))
-        off = drawn.x.float().clamp(-1, 1)
-        labels = self.labeller(off, indices).masks
-        states = drawn.states
+        images, truth = (
+            None if given.get(key) is None else given[key][: len(indices)]
+            for key in ("image", "mask")
+        )
+        start = self.chains.begin(indices, images)
+        drawn = self.chains.draw(indices, start, record=self.levels)
+        if images is not None:
+            decibels = list(map(psnr, picture_error(drawn.x, images).rmse.tolist()))
+            self.decibels += torch.tensor([sum(decibels), len(decibels)])
+        labels = [judge.labels(drawn.x, indices) for judge in self.judges]
         for place, (change, level) in enumerate(zip(self.changes, self.levels, strict=True)):
-            region = labels == self.class_names.index(change.concept)
-            has = large_enough(region).nonzero()[:, 0].tolist()
-            if not has:
-                continue
-            own = [indices[i] for i in has]
-            before = Before(own, states[level][has], off[has], labels[has], region[has], level)
-            self._measure(place, change, before)
+            label = self.class_names.index(change.concept)
+            judged = [
+                JudgedPictures(indices, drawn.x, own, (own if truth is None else truth) == label)
+                for own in labels
+            ]
+            shows = sorted({i for one in judged for i in one.shows})
+            self.shown[change.concept] += [
+                indices[i] for i in judged[0].shows if indices[i] not in self.shown[change.concept]
+            ]
+            if shows:
+                seen = [one.some(shows) for one in judged]
+                self._measure(place, change, seen, drawn.states[level][shows])
 
-    def _measure(self, place: int, change: Change, before: "Before") -> None:
+    def _measure(
+        self, place: int, change: Change, seen: list[JudgedPictures], state: Tensor
+    ) -> None:
         """One change and its controls on the pictures that show its class."""
-        metrics, squares = self.measured[place], {}
-        edit = self._edit(change, change.latents)
-        other = self._edit(change, self.others[change.concept])
-        label = self.class_names.index(change.concept)
+        squares: dict[str, Tensor] = {}
+        indices, off = seen[0].indices, seen[0].off
+        before = self.chains.losses(indices, off, self.noised) if self.noised else None
         for kind in self.kinds:
-            if kind == OWN:
-                made: Edit = edit
-            elif kind == OTHERS:
-                made = other
-            elif kind == EQUAL:
-                factors = equal_factors(squares[OWN], squares[OTHERS])
-                self.strength[place] += torch.tensor([float(factors.sum()), len(factors)])
-                made = Strengthened(other, factors)
-            elif kind == DIFFERENCE:
-                sign = 1 if change.amount > 1 else -1
-                rows = {t: sign * means[label] for t, means in self.differences.items()}
-                made = Redirected(edit, rows)
-            else:
-                draw = mix(self.seed, label, int(kind.rpartition("_")[2]))
-                made = Redirected(
-                    edit, random_direction(self.net.shapes[self.studied.block][0], draw)
-                )
-            on = self._chain(before.indices, before.state, made, start=before.level).x
-            on = on.float().clamp(-1, 1)
-            squares[kind] = (on - before.off).square().flatten(1).mean(1)
-            masks = self.labeller(on, before.indices).masks
-            metrics[kind].update(before.labels, masks, before.region, squares[kind])
+            on = off
+            if kind != AGAIN:
+                edits = self.studied.edit(self._edit(place, change, kind, squares))
+                on = self.chains.draw(indices, state, edits, start=self.levels[place]).x
+            squares[kind] = (on - off).square().flatten(1).mean(1)
+            for judge, own in zip(self.judges, seen, strict=True):
+                judge.count(place, kind, own, on)
+            if before is not None:
+                after = self.chains.losses(indices, on, self.noised)
+                self.damage[place][kind].update(before, after)
 
-    def _edit(self, change: Change, latents: Sequence[int]) -> Edit:
+    def _edit(self, place: int, change: Change, kind: str, squares: Mapping[str, Tensor]) -> Edit:
+        """The latents' own edit, or a control's; `squares`: what earlier ones have changed."""
+        label = self.class_names.index(change.concept)
+        if kind in (OTHERS, EQUAL):
+            other = self._scaled(change, self.others[change.concept])
+            if kind == OTHERS:
+                return other
+            factors = equal_factors(squares[OWN], squares[OTHERS])
+            self.strength[place] += torch.tensor([float(factors.sum()), len(factors)])
+            return Strengthened(other, factors)
+        edit = self._scaled(change, change.latents)
+        if kind == OWN:
+            return edit
+        if kind == DIFFERENCE:
+            sign = 1 if change.amount > 1 else -1
+            return Redirected(edit, {t: sign * own[label] for t, own in self.differences.items()})
+        draw = mix(self.seed, label, int(kind.rpartition("_")[2]))
+        channels = self.net.shapes[self.studied.block][0]
+        return Redirected(edit, random_direction(channels, draw))
+
+    def _scaled(self, change: Change, latents: Sequence[int]) -> Edit:
         edits = self.studied.edits(latents, "scale", change.amount, window=change.window)
         return edits[self.studied.block]
 
-    def _noise(self, indices: list[int]) -> Callable[[int], Tensor]:
-        return own_noise(self.seed, indices, (3, *[self.net.image_size] * 2))
-
-    def _chain(self, indices: list[int], x: Tensor, edit: Edit | None, **where: object) -> object:
-        """These samples from x on, with the block's map edited."""
-        classes = self.net.condition.classes
-        label = None if classes is None else torch.tensor(indices, device=x.device) % classes
-        edits = None if edit is None else self.studied.edit(edit)
-        net = partial(self.net, given=Given(label=label), edits=edits)
-        settings = {"objective": self.objective, "noise": self._noise(indices)}
-        return self.sampler(net, x, self.net.process, **settings, **where)
-
     def on_test_epoch_end(self) -> None:
         """Means over the classes that have figures, of the first amount and window."""
-        self.found = [{k: m.compute() for k, m in each.items()} for each in self.measured]
+        for judge in self.judges:
+            judge.compute()
+        self.hurt = [
+            {k: m.compute() for k, m in metrics.items() if m.pictures} for metrics in self.damage
+        ]
         if self.trainer.world_size > 1:
             self.strength = self.all_gather(self.strength).sum(0).cpu()
+            self.decibels = self.all_gather(self.decibels).sum(0).cpu()
         first = (self.changes[0].amount, self.changes[0].window)
-        rows = [row for row in self.rows() if (row["amount"], row["span"]) == first]
+        rows = [row for row in self._rows(0) if (row["amount"], row["span"]) == first]
         for kind in dict.fromkeys(row["edit"] for row in rows):
             own = [row for row in rows if row["edit"] == kind and row["kept"] is not None]
-            for key in ("kept", "outside", "rms"):
+            for key in ("kept", "outside", "rms", *(["damage"] if self.noised else [])):
                 values = torch.tensor([row[key] for row in own], dtype=torch.float64)
                 name = key if kind == OWN else f"{key}_{kind}"
                 self.log(f"test/{name}", values.mean() if own else torch.nan)
+        if len(self.judges) > 1:
+            self.log("test/spearman_judges", agreement_of(self._ranked()))
+        if self.real:
+            self.log("test/psnr", self.decibels[0] / self.decibels[1])
 
-    def rows(self) -> list[dict]:
-        """A row a change and control; directions are one row, their mean."""
-        rows = []
-        for place, (change, found) in enumerate(zip(self.changes, self.found, strict=True)):
-            label = self.class_names.index(change.concept)
-            draws = [found[k] for k in self.kinds if k.startswith("direction")]
-            effects = [1 - each.kept(label) for each in draws]
-            for kind in (OWN, "direction", OTHERS, EQUAL, DIFFERENCE):
-                several = draws if kind == "direction" else [found[k] for k in [kind] if k in found]
-                if not several:
-                    continue
-                row = {"class": change.concept, "edit": kind, "amount": change.amount}
-                row |= {"span": change.window, **figures_of(several, label, self.class_names)}
-                if kind == OWN and row["kept"] is not None:
-                    row["p"] = rank_share(1 - row["kept"], effects)
-                factors, pictures = self.strength[place].tolist()
-                if kind == EQUAL and pictures:
-                    mean = factors / pictures
-                    row["amount_equal"] = 1 + (change.amount - 1) * mean
-                latents = self.others[change.concept] if kind in (OTHERS, EQUAL) else change.latents
-                row["latents"] = " ".join(map(str, latents)) if "dir" not in kind else None
+    def _rows(self, number: int) -> list[dict]:
+        """A row a change and control, as one of the judges sees it."""
+        judge, rows = self.judges[number], []
+        parts = zip(self.changes, judge.found, self.hurt, self.strength.tolist(), strict=True)
+        for change, found, damage, (factors, pictures) in parts:
+            for row in change_rows(change, found, self.class_names, damage):
+                if row["edit"] == EQUAL and pictures:
+                    row["amount_equal"] = 1 + (change.amount - 1) * factors / pictures
+                if row["edit"] in (OWN, OTHERS, EQUAL):
+                    own = change.latents if row["edit"] == OWN else self.others[change.concept]
+                    row["latents"] = " ".join(map(str, own))
+                if len(self.judges) > 1:
+                    row = {"judge": number + 1, **row}
                 rows.append(row)
         return rows
 
+    def _ranked(self) -> list[dict]:
+        first = (self.changes[0].amount, self.changes[0].window)
+        judged = [self._rows(number) for number in range(len(self.judges))]
+        return rankings(
+            [[row for row in own if (row["amount"], row["span"]) == first] for own in judged]
+        )
+
     def tables(self) -> dict[str, list[Row]]:
-        """Every class's effect beside its controls, the strongest first."""
-        rows = self.rows()
-        own = {place_of(row): row["kept"] for row in rows if row["edit"] == OWN}
+        """Every class's effect beside its controls, the strongest first; by each judge."""
+        judged = [row for number in range(len(self.judges)) for row in self._rows(number)]
+        tables = {"effects": strongest_first(judged)}
+        return tables if len(self.judges) == 1 else {**tables, "rankings": self._ranked()}
 
-        def strength(row: dict) -> float:
-            kept = own[place_of(row)]
-            return 2.0 if kept is None else kept
+    # ------------------------------------------------------------------ pictures for a page
 
-        shown = [{**row, "window": _spoken(row["span"])} for row in sorted(rows, key=strength)]
-        return {"effects": [{k: v for k, v in row.items() if k != "span"} for row in shown]}
+    def steered(self) -> SteeredDictionary:
+        """What a page says of the dictionary."""
+        amount, facts = self.changes[0].amount, {"backbone": self.net.name}
+        facts |= {"block": str(self.studied.block), "pictures": self.number}
+        facts |= {"latents": self.sae.latents}
+        names, density = self.class_names, self.density
+        return SteeredDictionary(self.sae, names, self.palette, density, amount, facts)
+
+    def windows(self, number: int) -> list[list[int] | None]:
+        """All timesteps, then so many equal parts of them, where a step of this chain lies."""
+        return [None, *equal_windows(self.chains, number)]
+
+    def strips(
+        self, amounts: Sequence[float], windows: Sequence[list[int] | None], seeds: int
+    ) -> Iterator[SteeredStrip]:
+        """Each class's pictures under every amount in every window, and its latents one by one."""
+        judge = self.judges[0]
+        for concept, latents in self.wanted:
+            indices = self.shown[concept][:seeds]
+            images = None
+            if self.real and indices:
+                data = self.trainer.datamodule.pictures
+                images = torch.stack([data[i]["image"] for i in indices])
+            grid = StripGrid(list(amounts), list(windows), self.changes[0].amount)
+            yield draw_strip(self.chains, judge.labels, concept, latents, indices, images, grid)
 
 
-def place_of(row: dict) -> tuple:
-    """Which change a row is of."""
-    return row["class"], row["amount"], str(row["span"])
-
-
-class Before:
-    """Pictures that show a class, before a change: their state, their labels, where it is."""
-
-    def __init__(
-        self,
-        indices: list[int],
-        state: Float[Tensor, "n 3 h w"],
-        off: Float[Tensor, "n 3 h w"],
-        labels: Int[Tensor, "n h w"],
-        region: Tensor,
-        level: int,
-    ) -> None:
-        self.indices, self.state, self.off = indices, state, off
-        self.labels, self.region, self.level = labels, region, level
-
-
-def figures_of(
-    several: Sequence[EffectCounts], label: int, class_names: Sequence[str]
-) -> dict[str, object]:
-    """The mean figures of one edit, or of several draws; None with too few pictures."""
-    pictures = several[0].pictures
-    if pictures < FEWEST:
-        dashes = dict.fromkeys(("kept", "error", "area", "outside", "rms"))
-        return {"pictures": pictures, **dashes, "became": None}
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    became = several[0].became(label)
-    return {
-        "pictures": pictures,
-        "kept": mean([each.kept(label) for each in several]),
-        "error": mean([each.error(label) for each in several]),
-        "area": mean([each.area(label) for each in several]),
-        "outside": mean([each.outside for each in several]),
-        "rms": mean([each.rms for each in several]),
-        "became": ", ".join(f"{class_names[other]} {share:.2f}" for other, share in became),
-    }
+def check_damage(timesteps: Sequence[int] | None, net: Backbone) -> list[int]:
+    """The timesteps at which damage is measured; none along noise levels."""
+    if not timesteps or not isinstance(net.process, Schedule):
+        return []
+    for each in timesteps:
+        net.check_timestep(each)
+    return list(timesteps)
 
 
 def chosen_classes(
@@ -296,24 +334,6 @@ def chosen_classes(
     return [(str(name), known.of_class(str(name), most)) for name in asked]
 
 
-def check_labeller(
-    labeller: Callable[[Backbone], Labeller] | None, net: Backbone, task: str
-) -> Labeller:
-    """The labeller at work, where it looks at pictures of the network's size."""
-    if labeller is None:
-        raise UserError(
-            f"{task} labels what was drawn: labeller=outputs/…/last.ckpt, a run of task=pixel_mlp"
-        )
-    opened = labeller(net)
-    if opened.image_size != net.image_size:
-        raise UserError(
-            f"The labeller learned from pictures of {opened.image_size}×{opened.image_size}, "
-            f"{net.name} draws {net.image_size}×{net.image_size}: learn one with "
-            f"dataset.image_size={net.image_size}"
-        )
-    return opened
-
-
 def check_same_classes(pictures: Pictures, class_names: Sequence[str]) -> None:
     """Refuses pictures that say other classes than the labeller."""
     if not pictures.labelled or list(pictures.class_names) != list(class_names):
@@ -321,7 +341,3 @@ def check_same_classes(pictures: Pictures, class_names: Sequence[str]) -> None:
             f"The mean differences come from pictures with the labeller's classes, "
             f"{pictures.name} has others: dataset=…, or model.pictures=null leaves them out"
         )
-
-
-def _spoken(window: Sequence | None) -> str | None:
-    return None if window is None else f"{window[0]}-{window[1]}"

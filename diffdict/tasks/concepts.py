@@ -8,6 +8,7 @@ does not grow with pixels × latents.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ from diffdict.metrics.concepts.pre_activations import Encode, pre_of
 from diffdict.metrics.concepts.ranking import IGNORED, TopLabels, rank, token_labels
 from diffdict.metrics.concepts.unions import Unions, candidates
 from diffdict.metrics.excess import Excess, most_in_excess
+from diffdict.metrics.timestep_parts import length_shares
 from diffdict.sae.base import Sae
 
 CHOOSE, UNITE, TEST = range(3)  # the passes over pictures
@@ -104,6 +106,7 @@ class ConceptTest:
         mean: Float[Tensor, " d_in"],
         class_names: Sequence[str],
         ignore_label: int | None,
+        parts: Mapping[int, slice] = MappingProxyType({}),
         *,
         quantiles: Sequence[float | int] = (0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98),
         union: int = 4,
@@ -113,11 +116,12 @@ class ConceptTest:
         """`sample` yields the same tokens at every call; baselines are centred on their `mean`.
 
         `quantiles` of a latent's own activations are its thresholds; the first is 0, its floor.
+        `parts`: of concatenated timesteps which columns are whose.
         """
         quantiles = [float(share) for share in quantiles]
         _check(quantiles, union)
         self.class_names, self.ignore_label = tuple(class_names), ignore_label
-        self.union, self.walk = union, CHOOSE
+        self.union, self.walk, self.parts = union, CHOOSE, parts
         self.overlaps: dict[str, OverlapCounts] = {}
         self.measures: dict[str, DictionaryMeasures] = {}
         for name, sae in saes.items():
@@ -219,6 +223,7 @@ class ConceptTest:
             ranking=rank(*ordered, measure.top.compute()),
             baselines=baselines,
             excess=most_in_excess(measure.excess.compute()),
+            shares=length_shares(measure.sae.dictionary, self.parts),
         )
 
 

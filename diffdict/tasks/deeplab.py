@@ -136,6 +136,13 @@ class DeepLab(pl.LightningModule):
         """The label of every pixel."""
         return net(self._normal(images)).argmax(1)
 
+    @torch.no_grad()
+    def shares(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch classes height width"]:
+        """How sure the chosen network is of every class at every pixel; they sum to 1."""
+        return self.chosen(self._normal(images)).softmax(1)
+
     def validation_step(self, batch: Mapping, batch_idx: int) -> None:
         """Pictures to choose by."""
         self.metric.update(self.segment(self.net, batch["image"]), batch["mask"])
@@ -198,7 +205,7 @@ class DeepLab(pl.LightningModule):
 
         Its uncertainty is the entropy of what it says of a pixel.
         """
-        shares = self.chosen(self._normal(image[None]))[0].softmax(0)
+        shares = self.shares(image[None])[0]
         doubt = torch.special.entr(shares).sum(0)
         seen = image, shares.argmax(0), doubt
         return draw_labels(*seen, self.class_names, self.palette, folder)

@@ -128,14 +128,25 @@ class PicturesToInvert(pl.LightningDataModule):
 
     def predict_dataloader(self) -> BatchLoader:
         """This rank's batches; an empty one where none is left, for all ranks come to the end."""
+        return self.loader(self.trainer.lightning_module.done)
+
+    def loader(self, done: Callable[[range], bool]) -> BatchLoader:
+        """The batches of this rank's shards that are not done."""
         warnings.filterwarnings("ignore", "Total length of")
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        done = self.trainer.lightning_module.done
         batches = self.shards.batches(rank, world, done, self.batch_size)
         width = min(self.batch_size, self.shards.number)
         return BatchLoader(
             PictureBatches(self.pictures, batches or [range(0)], width), self.num_workers
         )
+
+
+class PicturesToMeasure(PicturesToInvert):
+    """The same for a test, which keeps nothing: no shard is ever done."""
+
+    def test_dataloader(self) -> BatchLoader:
+        """This rank's batches; an empty one where there is none, for all ranks come to the end."""
+        return self.loader(lambda _: False)
 
 
 class Invert(pl.LightningModule):

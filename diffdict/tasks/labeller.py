@@ -1,4 +1,4 @@
-"""A finished ensemble of pixel classifiers at work: labels for pictures that lie in memory."""
+"""Finished segmenters at work: labels for pictures that lie in memory."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +20,7 @@ from diffdict.features.pixels.codes import CodedMaps
 from diffdict.features.store.shards import TORCH
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.sae.load import load_dictionary
+from diffdict.tasks.deeplab import DeepLab
 from diffdict.tasks.pixel_mlp import PixelMLP
 
 AT_ONCE = 8  # pictures whose maps are in memory together
@@ -33,7 +34,22 @@ class PictureLabels(NamedTuple):
     scores: Float[Tensor, " batch"]  # a picture's uncertainty: its most doubtful tenth
 
 
-class Labeller(nn.Module):
+class PictureLabeller(nn.Module):
+    """What labels pictures that lie in memory; the constructor of a subclass sets these."""
+
+    segmenter: nn.Module  # says its class_names
+    image_size: int  # of the pictures that it learned from
+    ignore_label: int | None  # what it never learned
+    identity: dict[str, object]  # all that changes a label
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], indices: list[int]
+    ) -> PictureLabels:
+        """Labels of these pictures in [-1, 1]; an index is what its own noise is drawn for."""
+        raise NotImplementedError
+
+
+class Labeller(PictureLabeller):
     """Looks through the backbone that the ensemble learned from, as it was looked then."""
 
     def __init__(
@@ -110,6 +126,47 @@ class Labeller(nn.Module):
         """Every map at its own resolution: timestep by timestep, block by block."""
         maps = list(self.passes.maps(images, indices).values())
         return NativeMaps.of(maps, (images.shape[2], images.shape[3]), self.dtype)
+
+
+class NetworkLabeller(PictureLabeller):
+    """DeepLabV3 at work: it looks at pixels alone, and through no network that draws."""
+
+    def __init__(self, segmenter: DeepLab, image_size: int, source: str = "") -> None:
+        """`source` tells one network from another."""
+        super().__init__()
+        self.segmenter = segmenter.requires_grad_(False).eval()
+        self.image_size, self.source = image_size, source
+
+    @property
+    def ignore_label(self) -> int | None:
+        """What the network never learned."""
+        return self.segmenter.metric.ignore_label
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that changes a label."""
+        return {"labeller": self.source, "labels_by": "deeplab"}
+
+    @torch.no_grad()
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"], indices: list[int]
+    ) -> PictureLabels:
+        """Labels of these pictures in [-1, 1]; its doubt is the entropy of what it says."""
+        shares = torch.cat([self.segmenter.shares(part) for part in images.split(AT_ONCE)])
+        doubt = torch.special.entr(shares).sum(1)
+        scores = torch.stack([top_tenth(one) for one in doubt])
+        return PictureLabels(shares.argmax(1), doubt, scores)
+
+
+def open_deeplab(
+    net: Backbone, checkpoint: str, *, depth: int, width: int | float, auxiliary: bool
+) -> NetworkLabeller:
+    """The network of a run of task=deeplab; it needs none of the one that draws."""
+    facts = checkpoints.facts_of(checkpoint)
+    told = {key: facts[key] for key in ("num_classes", "class_names", "ignore_label")}
+    shape = {"depth": depth, "width": width, "auxiliary": auxiliary}
+    segmenter = checkpoints.restore(checkpoint, DeepLab(torch.optim.Adam, **told, **shape))
+    return NetworkLabeller(segmenter, facts["image_size"], files.sha256(checkpoint))
 
 
 def open_labeller(

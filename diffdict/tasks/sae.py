@@ -22,6 +22,7 @@ from diffdict.features.tokens.moments import off_centre
 from diffdict.features.whole_pictures import LabelledPicture
 from diffdict.metrics.concepts.findings import Cell, Findings, findings_tables
 from diffdict.metrics.sparsity import Sparsity, coherence
+from diffdict.metrics.timestep_parts import timestep_parts
 from diffdict.reports.concepts.picture_concepts import draw_concepts
 from diffdict.reports.subjects import MeasuredDictionary
 from diffdict.sae.base import Output
@@ -64,8 +65,7 @@ class Dictionaries(pl.LightningModule):
         class_names: Sequence[str] = (),
         ignore_label: int | None = None,
     ) -> None:
-        """`mean`, `scale` and `dims` describe the tokens, as the data module measured them.
-
+        """`mean`, `scale` and `dims` describe the tokens, as the data module measured them;
         `concepts` is the concept test, which needs labelled pictures.
 
         The learning rate decays over the last `decay_share` of the run, or of `anneal_steps` if
@@ -77,16 +77,18 @@ class Dictionaries(pl.LightningModule):
         self.sae, self.optimizer, self.d_in, self.seed = sae, optimizer, d_in, seed
         self.rates = Rates(warmup_steps, pressure_warmup_steps, decay, decay_share, anneal_steps)
         self.clip, self.resample_every, self.ema_decay = clip, resample_every, ema_decay
-        self.concepts, self.labels = concepts, (class_names, ignore_label)
+        self.parts = timestep_parts(dims, d_in)
+        self.concepts, self.labels = concepts, (class_names, ignore_label, self.parts)
         self.findings: dict[str, Findings] = {}  # by name, after a test on labelled pictures
         self._concept_test: ConceptTest | None = None
         self.plans = expand_grid(sae)
         saes = {name: make(d_in, mean, scale) for name, make in self.plans.items()}
+        for each in saes.values() if self.parts else ():
+            each.repeat_rows(len(self.parts))
         self.saes = nn.ModuleDict(saes)
-        average = ema_decay is not None
-        self.ema = deepcopy(self.saes).requires_grad_(False).eval() if average else None
+        self.ema = None if ema_decay is None else deepcopy(self.saes).requires_grad_(False).eval()
         self.metrics = nn.ModuleDict(
-            {name: Sparsity(d_in, sae.latents, mean) for name, sae in saes.items()}
+            {name: Sparsity(d_in, sae.latents, mean, self.parts) for name, sae in saes.items()}
         )
         self.gamma = off_centre(mean, scale, dims)
         self.tokens = self.resampled = 0  # tokens of all ranks; resampling windows done
@@ -312,6 +314,7 @@ class Dictionaries(pl.LightningModule):
             cosines = coherence(sae.dictionary)
             figures |= {"coherence": cosines.mean_max, "coherence_max": cosines.max}
             densities[name] = figures.pop("density")
+            figures |= {f"fvu_t{t:04d}": fvu for t, fvu in figures.pop("fvu_parts").items()}
             place = self._place(split, name)
             self.log_dict({place + key: value for key, value in figures.items()})
         return densities

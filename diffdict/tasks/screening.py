@@ -14,10 +14,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone, Block
-from diffdict.backbones.denoiser import Given
 from diffdict.data.base import Pictures
 from diffdict.diffusion.objectives import Objective, interpret
-from diffdict.diffusion.samplers import length, own_noise
+from diffdict.diffusion.samplers import own_noise
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
 from diffdict.metrics.concepts.ranking import token_labels
@@ -25,13 +24,16 @@ from diffdict.metrics.effects import FEWEST, Effects
 from diffdict.metrics.excess import Excess
 from diffdict.metrics.rank_correlation import spearman
 from diffdict.results.tables import Row
-from diffdict.tasks.causality import NEAR, check_labeller, check_same_classes
-from diffdict.tasks.labeller import Labeller
+from diffdict.tasks.causality import check_same_classes
+from diffdict.tasks.chains import EditedChains
+from diffdict.tasks.judge import NEAR, Opener, check_labeller
 from diffdict.tasks.lifetimes import TokenOverlap
 from diffdict.tasks.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
 
 AT_ONCE = 16  # latents whose passes share what lies below
+HALVES = 2  # of the seeds: a latent is chosen on one and reported on the other
+PREDICTORS = ("iou", "excess", "one_pass")
 
 
 class Screening(pl.LightningModule):
@@ -43,7 +45,7 @@ class Screening(pl.LightningModule):
         sampler: partial,
         objective: Objective,
         dictionary: str,
-        labeller: Callable[[Backbone], Labeller] | None,
+        labeller: Opener | None,
         pictures: Callable[..., Pictures],
         *,
         name: str | None = None,
@@ -78,11 +80,13 @@ class Screening(pl.LightningModule):
                 f"concept={strange[0]} is none of the labeller's classes: "
                 f"{', '.join(self.class_names)}"
             )
-        self.sampler, self.objective, self.seed = sampler, objective, seed
+        self.objective, self.seed = Objective(net.predict, "fixed_small"), seed
         self.candidates, self.amount, self.timestep = candidates, float(amount), timestep
+        self.whole = EditedChains(self.studied, sampler, objective, seed)
         self.chains, self.pictures, self.labelled_pictures = chains, pictures, labelled_pictures
         self.pairs: list[tuple[int, int]] = []  # class, latent
         self.measured = nn.ModuleDict()
+        self.rows: list[dict] = []
         self.excess = self.iou = torch.zeros(0, 0, dtype=torch.float64)
 
     def on_test_start(self) -> None:
@@ -99,8 +103,11 @@ class Screening(pl.LightningModule):
         margin = self.net.image_size // NEAR
         self.measured = nn.ModuleDict(
             {
-                kind: nn.ModuleList(Effects(len(self.class_names), margin) for _ in self.pairs)
+                f"{kind}_{half}": nn.ModuleList(
+                    Effects(len(self.class_names), margin) for _ in self.pairs
+                )
                 for kind in kinds
+                for half in range(HALVES)
             }
         ).to(self.device)
 
@@ -132,18 +139,16 @@ class Screening(pl.LightningModule):
         if not len(batch):
             return
         indices = batch.tolist()
-        noise = own_noise(self.seed, indices, (3, *[self.net.image_size] * 2))
-        start = self.net.process.start(
-            noise(length(self.sampler, self.net.process)).to(self.device)
-        )
-        off = self._chain(start, indices, None)
+        start = self.whole.begin(indices)
+        off = self.whole.draw(indices, start).x
         latents = sorted({latent for _, latent in self.pairs})
         self._one_pass(off, indices, latents)
         if self.chains:
             before = self.labeller(off, indices).masks
             for latent in latents:
-                on = self._chain(start, indices, latent)
-                self._count("chain", latent, before, self.labeller(on, indices).masks)
+                edits = self.studied.edits([latent], "scale", self.amount)
+                on = self.whole.draw(indices, start, edits).x
+                self._count("chain", latent, indices, before, self.labeller(on, indices).masks)
 
     def _one_pass(self, off: Tensor, indices: list[int], latents: list[int]) -> None:
         noise = own_noise(self.seed + 2, indices, off.shape[1:])(self.timestep).to(off)
@@ -153,67 +158,91 @@ class Screening(pl.LightningModule):
             some = latents[start : start + AT_ONCE]
             edits = [self.studied.edits([latent], "scale", self.amount) for latent in some]
             for latent, after in zip(some, self._seen(x_t, t, indices, edits), strict=True):
-                self._count("one_pass", latent, before, after)
+                self._count("one_pass", latent, indices, before, after)
 
     def _seen(self, x_t: Tensor, t: Tensor, indices: list[int], edits: list) -> list[Tensor]:
         """The labels of what one pass says the pictures are, under each edit."""
-        objective = Objective(self.net.predict, "fixed_small")
         place, masks = t - self.net.first_timestep, []
-        for output in self.net.forward_each(x_t, t, self._given(indices), edits):
-            picture = interpret(objective, self.net.process, output, x_t, place).x0
+        for output in self.net.forward_each(x_t, t, self.whole.given(indices), edits):
+            picture = interpret(self.objective, self.net.process, output, x_t, place).x0
             masks.append(self.labeller(picture.float().clamp(-1, 1), indices).masks)
         return masks
 
-    def _count(self, kind: str, latent: int, before: Tensor, after: Tensor) -> None:
+    def _count(
+        self, kind: str, latent: int, indices: list[int], before: Tensor, after: Tensor
+    ) -> None:
+        """The effect of a latent on its classes, of each half of the seeds by itself."""
+        halves = torch.tensor(indices, device=before.device) % HALVES
         for place, (label, own) in enumerate(self.pairs):
-            if own == latent:
-                self.measured[kind][place].update(before, after, before == label)
-
-    def _given(self, indices: list[int]) -> Given:
-        classes = self.net.condition.classes
-        if classes is None:
-            return Given()
-        return Given(label=torch.tensor(indices, device=self.device) % classes)
-
-    def _chain(self, start: Tensor, indices: list[int], latent: int | None) -> Tensor:
-        edits = None if latent is None else self.studied.edits([latent], "scale", self.amount)
-        net = partial(self.net, given=self._given(indices), edits=edits)
-        noise = own_noise(self.seed, indices, (3, *[self.net.image_size] * 2))
-        settings = {"objective": self.objective, "noise": noise}
-        return self.sampler(net, start, self.net.process, **settings).x.float().clamp(-1, 1)
+            if own != latent:
+                continue
+            for half in range(HALVES):
+                some = halves == half
+                region = before[some] == label
+                self.measured[f"{kind}_{half}"][place].update(before[some], after[some], region)
 
     def on_test_epoch_end(self) -> None:
         """How well each predictor orders the effects, over all pairs and within classes."""
-        rows = self.rows()
+        self.rows = self._rows()
         effects = ("one_pass", "chain") if self.chains else ("one_pass",)
         for effect in effects:
-            for predictor in ("iou", "excess", "one_pass"):
+            for predictor in PREDICTORS:
                 if predictor != effect:
-                    over, within = agreement(rows, predictor, effect)
+                    over, within = agreement(self.rows, predictor, effect)
                     self.log(f"test/spearman_{predictor}_{effect}", over)
                     self.log(f"test/spearman_{predictor}_{effect}_within", within)
-        self.log("test/pairs", float(len(rows)))
+        for predictor in PREDICTORS:
+            own = [row["effect"] for row in self._halves() if row["chosen_by"] == predictor]
+            values = torch.tensor(own, dtype=torch.float64)
+            self.log(f"test/effect_by_{predictor}", values.nanmean())
+        self.log("test/pairs", float(len(self.rows)))
 
-    def rows(self) -> list[dict]:
-        """A row a class and latent."""
+    def _rows(self) -> list[dict]:
+        """A row a class and latent: effects over all seeds, and over each half."""
         found = {k: [m.compute() for m in metrics] for k, metrics in self.measured.items()}
         rows = []
         for place, (label, latent) in enumerate(self.pairs):
             row = {"class": self.class_names[label], "latent": latent}
             row |= {"iou": float(self.iou[label, latent])}
             row |= {"excess": float(self.excess[label, latent])}
-            for kind, counts in found.items():
-                enough = counts[place].pictures >= FEWEST
-                row[kind] = 1 - counts[place].kept(label) if enough else torch.nan
-                row[f"{kind}_error"] = counts[place].error(label) if enough else torch.nan
-            rows.append({**row, "pictures": found["one_pass"][place].pictures})
+            for kind in ("one_pass", "chain") if self.chains else ("one_pass",):
+                first, second = (found[f"{kind}_{half}"][place] for half in range(HALVES))
+                both = first.joined(second)
+                enough = both.pictures >= FEWEST
+                row[kind] = 1 - both.kept(label) if enough else torch.nan
+                row[f"{kind}_error"] = both.error(label) if enough else torch.nan
+                for half, own in enumerate((first, second)):
+                    row[f"{kind}_half{half}"] = 1 - own.kept(label)
+                row["pictures"] = both.pictures
+            rows.append(row)
+        return rows
+
+    def _halves(self) -> list[dict]:
+        """By class and predictor: the latent chosen, its effect on seeds that did not choose it."""
+        effect, rows = "chain" if self.chains else "one_pass", []
+        for name in dict.fromkeys(row["class"] for row in self.rows):
+            own = [row for row in self.rows if row["class"] == name]
+            for predictor in PREDICTORS:
+                for half in range(HALVES):
+                    chosen = best_of(own, predictor, half)
+                    value = torch.nan if chosen is None else chosen[f"{effect}_half{1 - half}"]
+                    row = {"class": name, "chosen_by": predictor, "chosen_on": half}
+                    latent = None if chosen is None else chosen["latent"]
+                    rows.append({**row, "latent": latent, "effect": value})
         return rows
 
     def tables(self) -> dict[str, list[Row]]:
-        """The pairs, those of the largest effect first."""
+        """The pairs, those of the largest effect first; what was chosen on half of the seeds."""
         key = "chain" if self.chains else "one_pass"
         order = lambda row: -row[key] if row[key] == row[key] else 1.0  # noqa: E731 - nan last
-        return {"screening": sorted(self.rows(), key=order)}
+        return {"screening": sorted(self.rows, key=order), "halves": self._halves()}
+
+
+def best_of(rows: list[dict], predictor: str, half: int) -> dict | None:
+    """The pair that a predictor puts first; one pass is looked at on half of the seeds alone."""
+    key = f"one_pass_half{half}" if predictor == "one_pass" else predictor
+    known = [row for row in rows if row[key] == row[key]]
+    return max(known, key=lambda row: row[key], default=None)
 
 
 def candidates_of(

@@ -30,17 +30,20 @@ from diffdict.diffusion.pairs import (
     redraw_pairs,
     window_level,
 )
-from diffdict.diffusion.samplers import ddim, length, own_noise
+from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.class_latents import ClassLatents
+from diffdict.tasks.chains import check_invertible, check_picture_size
 from diffdict.tasks.changes import (
     check_changes,
     chosen_latents,
     combined,
     say_idle,
 )
+from diffdict.tasks.judge import Opener
+from diffdict.tasks.region import Region
 from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
 from diffdict.tasks.studied_dictionary import open_studied
 
@@ -82,6 +85,8 @@ class SteeredPairs(pl.LightningModule):
         how: str = "scale",
         amount: int | float | list = -2.0,
         window: list | None = None,
+        where: str | None = None,
+        labeller: Opener | None = None,
         seed: int = 0,
         label: int | None = None,
         root: str = "samples",
@@ -91,6 +96,7 @@ class SteeredPairs(pl.LightningModule):
 
         `amount` and `window` may be lists: each is combined with each. `tables`: the test's folder.
         `level`: a timestep that pictures are inverted to; None: chains begin with noise.
+        `where`: a class of the labeller's, and codes change only where the plain picture shows it.
         """
         super().__init__()
         self.studied = open_studied(dictionary, net, name, block)
@@ -108,6 +114,7 @@ class SteeredPairs(pl.LightningModule):
         self.levels = [window_level(c.window, sampler, self.net.process, top) for c in self.changes]
         chain = length(sampler, self.net.process) if top is None else 2 * top
         self.steps = chain + sum(level + (top is None) for level in self.levels)  # for the bar
+        self.region = None if where is None else Region(where, labeller, self.net)
         self.folder = Path(folder or f"{root}/{self.net.name}_{self.word}")
         self.shards = Shards(number, shard_size)
         self.stored = SampleFolder(self.folder, self.shards, RECORD, lambda own: [pairs_file(own)])
@@ -133,6 +140,7 @@ class SteeredPairs(pl.LightningModule):
             "block": self.studied.block,
             "how": self.how,
             "changes": [change._asdict() for change in self.changes],
+            **({} if self.region is None else self.region.identity),
             "sampler": self.sampler.func.__name__,
             **keywords,
             "objective": str(self.objective),
@@ -194,20 +202,31 @@ class SteeredPairs(pl.LightningModule):
             branches.append(Branch(partial(self.net, given=given, edits=edits), level))
         return branches
 
+    def narrowed(
+        self, branches: Sequence[Branch], indices: list[int]
+    ) -> Callable[[Tensor], object] | None:
+        """What gives the branches the plain picture's region; None where they are everywhere."""
+        if self.region is None:
+            return None
+        edits = [branch.net.keywords["edits"][self.studied.block] for branch in branches]
+        return lambda off: self.region.give(edits, off, indices)
+
     def draw(self, indices: Int[Tensor, " batch"]) -> Pairs:
         """These pictures off and on, each from its own noise."""
         noise = own_noise(self.seed, indices.tolist(), (3, *[self.net.image_size] * 2))
         steps = length(self.sampler, self.net.process)
         given = Given(label=self.labels(indices))
+        branches = self.branches(given)
         return draw_pairs(
             lambda x, t: self.net(x, t, given),
-            self.branches(given),
+            branches,
             self.net.process.start(noise(steps).to(indices.device)),
             self.net.process,
             self.sampler,
             objective=self.objective,
             noise=noise,
             on_step=lambda *_: self.stepped(len(indices)),
+            on_plain=self.narrowed(branches, indices.tolist()),
         )
 
     def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
@@ -260,17 +279,8 @@ class SteeredPictures(SteeredPairs):
         **settings: object,
     ) -> None:
         """`level`: the timestep to which pictures are inverted. All else as of pairs from noise."""
-        eta = sampler.keywords.get("eta", 0)
-        if sampler.func is not ddim or eta > 0:
-            raise UserError(
-                "pictures= are inverted by ddim without noise of its own, got "
-                f"{sampler.func.__name__} with eta={eta}: sampler=ddim sampler.eta=0"
-            )
-        if picture_size not in (None, net.image_size):
-            raise UserError(
-                f"{net.name} draws {net.image_size}×{net.image_size}, the pictures are "
-                f"{picture_size}×{picture_size}: dataset.image_size={net.image_size}"
-            )
+        check_invertible(sampler)
+        check_picture_size(picture_size, net.image_size, net.name)
         super().__init__(net, sampler, level=level, **settings)
         self.timestep, self.fingerprint = level, fingerprint
         if self.net.condition.classes is not None and self.label is None:
@@ -288,15 +298,17 @@ class SteeredPictures(SteeredPairs):
         images = batch["image"][: len(indices)]
         label = self.labels(batch["index"])
         given = Given(label=label)
+        branches = self.branches(given)
         drawn = redraw_pairs(
             lambda x, t: self.net(x, t, given),
-            self.branches(given),
+            branches,
             images,
             self.net.process,
             self.sampler,
             objective=self.objective,
             level=self.level,
             on_step=lambda *_: self.stepped(len(indices)),
+            on_plain=self.narrowed(branches, indices),
         )
         self.keep(indices, drawn, images)
         return drawn

@@ -118,14 +118,14 @@ class MapSubstitution(pl.LightningModule):
 
     def changes(self, indices: list[int], t: int) -> list[Callable | None]:
         """The edit of each variant, in the order of VARIANTS."""
-        mean = self.means[t].float()
+        mean, kept = self.means[t].float(), Reconstruction(self.studied)
         direction = own_noise(self.seed + RANDOM, indices, self.net.shapes[self.studied.block])(t)
         return [
             None,
-            lambda x, _: reconstructed(self.studied, x),
+            lambda x, _: kept(x),
             lambda x, _: mean.to(x)[None, :, None, None].expand_as(x),
             lambda x, _: torch.zeros_like(x),
-            partial(_random_error, self.studied, direction),
+            partial(_random_error, kept, direction),
         ]
 
     def _labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
@@ -183,7 +183,19 @@ def reconstructed(studied: StudiedDictionary, x: Tensor) -> Tensor:
     return given_back.unflatten(0, size).permute(0, 3, 1, 2).to(x.dtype)
 
 
-def _random_error(studied: StudiedDictionary, direction: Tensor, x: Tensor, _: Tensor) -> Tensor:
+class Reconstruction:
+    """A map as the dictionary gives it back; of the same map once."""
+
+    def __init__(self, studied: StudiedDictionary) -> None:
+        self.studied, self.known = studied, None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.known is None or self.known[0] is not x:
+            self.known = x, reconstructed(self.studied, x)
+        return self.known[1]
+
+
+def _random_error(kept: Reconstruction, direction: Tensor, x: Tensor, _: Tensor) -> Tensor:
     """The map with an error of random direction, at each token as long as the dictionary's."""
-    lengths = (reconstructed(studied, x) - x).float().norm(dim=1, keepdim=True)
+    lengths = (kept(x) - x).float().norm(dim=1, keepdim=True)
     return x + (F.normalize(direction.to(x).float(), dim=1) * lengths).to(x.dtype)

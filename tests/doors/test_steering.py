@@ -79,3 +79,21 @@ def test_substitution_and_lifetimes_take_the_dictionarys_facts(learned, capfd):
         name = {"substitution": "substitution", "lifetimes": "timesteps"}[task]
         assert results["tables"][name][0]["timestep"] == 50
         assert (learned / task / f"{name}.csv").is_file()
+
+
+def test_concatenated_timesteps_say_in_which_one_their_latents_live(learned, capfd):
+    words = [word for word in TRAIN if not word.startswith("timestep=")]
+    words += [f"backbone.checkpoint={learned}/net.pt", "trainer.max_steps=12", "timestep=[50,300]"]
+    closed = open_door("train", [*words, "hydra.run.dir=both"], learned, capfd)
+    assert closed.code == 0, closed.lines
+    found = json.loads((learned / "both/results.json").read_text())
+    assert {"test/fvu_t0050", "test/fvu_t0300", "test/one_timestep"} <= set(found["metrics"])
+    for row in found["tables"]["latents"]:
+        assert row["share_t0050"] + row["share_t0300"] == pytest.approx(1)
+    assert {"share_t0050", "share_t0300"} <= set(found["tables"]["classes"][0])
+    steer = ["task=steering", "dictionary=both", "latents=[0,1]", "folder=concat"]
+    closed = open_door("extract", [*QUIET, *CHAIN, *steer], learned, capfd)
+    assert closed.code == 2
+    assert "concatenated maps cannot encode" in closed.lines[-1]
+    closed = open_door("extract", [*QUIET, *CHAIN, *steer, "how=add"], learned, capfd)
+    assert closed.code == 0, closed.lines

@@ -112,3 +112,24 @@ def test_other_labels_are_refused():
         measured(off, torch.where(off == 1, 7, off))
     with pytest.raises(UserError, match="margin"):
         Effects(3, -1)
+
+
+def test_changes_are_measured_in_the_region_and_away_from_it():
+    off = pictures(2)
+    change = torch.zeros(2, 64, 64)
+    change[:, 8:16, 8:16] = 0.25
+    change[0, 60, 60] = 1.0
+    metric = Effects(3, 4)
+    metric.update(off, off, off == 1, change)
+    found = metric.compute()
+    assert found.zone_rms(INSIDE) == pytest.approx(0.5, rel=1e-6)
+    away = int((zones_of(off == 1, 4) == ELSEWHERE).sum())
+    assert found.zone_rms(ELSEWHERE) == pytest.approx((1 / away) ** 0.5, rel=1e-6)
+    assert found.zone_rms(NEAR) == 0
+    assert found.rms == pytest.approx(float(change.mean() ** 0.5), rel=1e-6)
+    parts = [Effects(3, 4), Effects(3, 4)]
+    for i, part in enumerate(parts):
+        part.update(off[i : i + 1], off[i : i + 1], off[i : i + 1] == 1, change[i : i + 1])
+    joined = parts[0].compute().joined(parts[1].compute())
+    for ours, theirs in zip(joined, found, strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))

@@ -7,7 +7,7 @@ import torch
 
 from diffdict.errors import UserError
 from diffdict.sae.relu import Relu
-from diffdict.sae.steering import TILE, Steering, mask_shares
+from diffdict.sae.steering import TILE, Steering, mask_shares, number_above, rivals_of
 from diffdict.sae.topk import TopK
 from tests.sae.test_variants import LATENTS, MAKERS, D, every, trained
 from tests.tasks.test_samples import network
@@ -220,3 +220,29 @@ def test_a_mask_of_another_size_is_refused():
     for shape in ((1, 6, 6), (3, 4, 4), (1, 8, 4), (1, 2, 2)):
         with pytest.raises(UserError, match=r"the map's size \(4×4\)"):
             fit(torch.ones(shape))
+
+
+def test_rivals_are_all_latents_once_the_most_frequent_first():
+    sae = TopK(D, k=2, latents=100)
+    sae.frequency.copy_(torch.rand(100, generator=torch.Generator().manual_seed(0)))
+    rivals = rivals_of(sae)
+    assert [len(part) for part in rivals] == [24, 24, 48, 4]
+    assert torch.equal(torch.cat(rivals), sae.frequency.argsort(descending=True))
+    assert rivals_of(Relu(D, latents=100)) == rivals_of(TopK(D, k=9, latents=9)) == []
+    values = torch.randn(5, 7)
+    bound = values.median(1, keepdim=True).values
+    assert number_above(values, bound, 1).tolist() == [3] * 5
+
+
+def test_tokens_that_are_passed_over_have_no_code():
+    generator = torch.Generator().manual_seed(2)
+    x = 7 + torch.randn(2, D, 16, 16, generator=generator)
+    tokens = as_tokens(x)
+    sae = TopK(D, tokens.mean(0), 1.0, latents=400, k=4).eval()
+    steering = Steering(sae, SOME)
+    able = steering._able(x, torch.ones(512))
+    codes = sae.encode(tokens)[:, SOME]
+    assert not codes[~able].any()
+    assert codes.any(1).sum() <= able.sum() < 400, "most are passed over"
+    wanted = tokens + (-3 * codes) @ sae.dictionary[SOME] / sae.token_scale
+    assert torch.allclose(as_tokens(steering(x, T)), wanted, atol=1e-4)

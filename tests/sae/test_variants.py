@@ -289,3 +289,17 @@ def test_a_token_that_is_not_a_number_makes_the_loss_say_so(x):
     x[3, 2] = math.nan
     for make in MAKERS.values():
         assert make()(x).loss.isnan()
+
+
+def test_rows_of_concatenated_timesteps_start_alike_in_all_parts():
+    for variant, tied in (
+        (TopK(12, latents=7, k=2), True),
+        (TopK(12, latents=7, k=2, tied=False), False),
+    ):
+        before = variant.W_enc.detach().clone()
+        variant.repeat_rows(3)
+        parts = variant.W_dec.unflatten(1, (3, 4))
+        assert torch.equal(parts[:, 0], parts[:, 1])
+        assert torch.equal(parts[:, 0], parts[:, 2])
+        torch.testing.assert_close(variant.W_dec.norm(dim=1), torch.ones(7))
+        assert torch.equal(variant.W_enc, variant.W_dec if tied else before)

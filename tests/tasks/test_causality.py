@@ -1,6 +1,7 @@
 """Causality in a test's own loop: latents beside controls of the same length, place or density."""
 
 import json
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ from diffdict.data.toy_faces import ToyFaces
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim
 from diffdict.errors import UserError
+from diffdict.reports.concepts.compose import key_of
+from diffdict.reports.steering import SteeringPage
 from diffdict.tasks.causality import Causality
 from diffdict.tasks.controls import (
     Redirected,
@@ -22,6 +25,7 @@ from diffdict.tasks.controls import (
     like_density,
     random_direction,
 )
+from diffdict.tasks.invert import PicturesToMeasure
 from diffdict.tasks.labeller import Labeller
 from tests.tasks.test_samples import network
 from tests.tasks.test_steering import QUIET, exported  # noqa: F401 - a fixture
@@ -57,18 +61,15 @@ def tables(tmp_path):
 
 
 def measured(dictionary, tables, number=4, batch_size=2, labeller=None, **options):
+    data = options.pop("data", None) or MeasuredIndices(number, batch_size)
+    reports = options.pop("reports", [])
+    judges = labeller if isinstance(labeller, list) else lambda net: labeller or Halves()
+    sampler = partial(ddim, respacing="ddim4")
     task = Causality(
-        network(),
-        partial(ddim, respacing="ddim4"),
-        Objective(),
-        str(dictionary),
-        lambda net: labeller or Halves(),
-        number,
-        tables=tables,
-        **options,
+        network(), sampler, Objective(), str(dictionary), judges, number, tables=tables, **options
     )
-    data = MeasuredIndices(number, batch_size)
-    trainer = pl.Trainer(accelerator="cpu", use_distributed_sampler=False, **QUIET)
+    settings = {"accelerator": "cpu", "use_distributed_sampler": False, "callbacks": reports}
+    trainer = pl.Trainer(**settings, **QUIET)
     trainer.test(task, data, verbose=False)
     return task, {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -91,6 +92,101 @@ def test_every_class_stands_beside_its_controls(exported, tables):  # noqa: F811
     for row, plain, wanted in zip(equal, other, moved, strict=True):
         assert abs(row["rms"] - wanted["rms"]) < abs(plain["rms"] - wanted["rms"]) + 1e-4
         assert row["amount_equal"] != -4
+
+
+class Redder(Halves):
+    """A judge that wants more red."""
+
+    def forward(self, images, indices):
+        return SimpleNamespace(masks=(images[:, 0] > images[:, 0].mean() + 0.1).long())
+
+
+def test_two_judges_see_the_same_pictures_and_are_compared(exported, tables):  # noqa: F811
+    options = {"controls": 1, "damage": [50, 300]}
+    judges = [lambda net: Halves(), lambda net: Redder()]
+    both, figures = measured(exported[0], tables, labeller=judges, **options)
+    alone, _ = measured(exported[0], tables, **options)
+    rows = both.tables()["effects"]
+    assert [row["judge"] for row in rows] == sorted(row["judge"] for row in rows)
+    first = [{k: v for k, v in row.items() if k != "judge"} for row in rows if row["judge"] == 1]
+    shared = ("class", "edit", "kept", "rms", "became", "damage", "latents")
+    for ours, theirs in zip(first, alone.tables()["effects"], strict=True):
+        assert [ours[key] for key in shared[:2]] == [theirs[key] for key in shared[:2]]
+        assert ours["kept"] == pytest.approx(theirs["kept"], abs=0.02)
+        assert ours["damage"] == pytest.approx(theirs["damage"], rel=0.05)
+    ranked = both.tables()["rankings"]
+    assert [row["class"] for row in ranked] == ["dark", "light"]
+    assert ranked[0]["effect_1"] >= ranked[1]["effect_1"]
+    assert ranked[0]["effect_1"] != ranked[0]["effect_2"]
+    assert "test/spearman_judges" in figures
+    assert "rankings" not in alone.tables()
+    strangers = [lambda net: Halves(), lambda net: Halves(["a", "b"])]
+    with pytest.raises(UserError, match="classes of their own: dark, light, never, and a, b"):
+        measured(exported[0], tables, labeller=strangers)
+
+
+def test_what_did_not_change_is_not_damaged(exported, tables):  # noqa: F811
+    task, _ = measured(exported[0], tables, amount=1, controls=1, damage=[50, 300])
+    assert all(row["damage"] == 0 for row in task.tables()["effects"])
+
+
+class Parts(ToyFaces):
+    """Faces in two labels, and a third that no pixel has."""
+
+    def __init__(self, split):
+        super().__init__(split, image_size=16, train_pictures=2, test_pictures=4)
+        self.class_names, self.palette, self.num_classes = NAMES, [(0, 0, 0)] * 3, 3
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return {**sample, "mask": (torch.as_tensor(sample["mask"]) > 0).long()}
+
+
+def test_real_pictures_are_counted_in_their_true_masks(exported, tables):  # noqa: F811
+    data, page = PicturesToMeasure(Parts, "test", 2, 2), {"level": 500, "controls": 1}
+    task, figures = measured(exported[0], tables, data=data, **page)
+    rows = [row for row in task.tables()["effects"] if row["class"] == "light"]
+    assert [row["edit"] for row in rows][-1] == "reconstruction"
+    assert all(row["pictures"] == 4 for row in rows)
+    assert 0 < figures["test/psnr"] < 100
+    # of the true mask, what the labeller sees in the picture that was only drawn again
+    chains, found = task.chains, []
+    for index in range(4):
+        sample = data.pictures[index]
+        image, truth = sample["image"][None], sample["mask"] == 1
+        back = chains.draw([index], chains.begin([index], image)).x
+        seen = Halves()(back, [index]).masks[0] == 1
+        found.append(float((seen & truth).sum() / truth.sum()))
+    assert rows[-1]["kept"] == pytest.approx(sum(found) / 4, abs=0.02)
+    assert rows[-1]["rms"] == 0
+    with pytest.raises(UserError, match="the pictures are 32×32"):
+        measured(exported[0], tables, data=data, picture_size=32, **page)
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_a_page_shows_each_class_off_and_on(exported, tables, tmp_path, real):  # noqa: F811
+    page = SteeringPage(str(tmp_path), amounts=3, windows=2, seeds=2, farthest=2)
+    options = {"controls": 1, "reports": [page], "pictures": Parts}
+    if real:
+        options |= {"data": PicturesToMeasure(Parts, "test", 2, 2), "level": 800}
+    task, _ = measured(exported[0], tables, **options)
+    text = (tmp_path / "steering/index.html").read_text()
+    said = json.loads(re.search(r'id="data-figures">(.*?)</script>', text)[1])
+    assert said["key"] == key_of(task.sae)
+    assert said["amounts"] == [-2, 0, 2]
+    assert said["windows"][0] == "all"
+    assert len(said["windows"]) == 3
+    assert [each["name"] for each in said["concepts"]] == ["dark", "light"]
+    for concept, (_, latents) in zip(said["concepts"], task.wanted, strict=True):
+        assert [one["number"] for one in concept["latents"]] == latents
+        assert len(concept["seeds"]) == 2
+        assert concept["effects"][0]["edit"] == "latents"
+    strips = {one.concept: one for one in task.strips([-2, 1], [None, [0, 400]], 2)}
+    own = strips["light"]
+    assert torch.equal(own.on[0][1].images, own.off.images), "an amount of 1 changes nothing"
+    assert not torch.equal(own.on[0][0].images, own.on[1][0].images)
+    # the one latent of its class: alone it does what the set does
+    assert torch.equal(own.singly[0].images, own.on[0][0].images)
 
 
 def test_batches_do_not_matter(exported, tables):  # noqa: F811
@@ -137,6 +233,8 @@ REFUSED = {
     "learn one with dataset.image_size=16": {"labeller": Halves(size=32)},
     "pictures with the labeller's classes": {"pictures": partial(ToyFaces, image_size=16)},
     "holds no step": {"window": [1, 2]},
+    "level is a timestep from 250": {"level": 5},
+    "between 0 and 999, got 1000": {"damage": [1000]},
 }
 
 

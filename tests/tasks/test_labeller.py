@@ -22,7 +22,8 @@ from diffdict.features.sources import LiveSource
 from diffdict.features.whole_pictures import hold
 from diffdict.metrics.segmentation import top_tenth
 from diffdict.reports.samples.labels import LabelReport
-from diffdict.tasks.labeller import Labeller
+from diffdict.tasks.deeplab import DeepLab
+from diffdict.tasks.labeller import Labeller, open_deeplab
 from diffdict.tasks.pixel_mlp import PixelMLP
 from diffdict.tasks.samples import SampleIndices, Samples
 
@@ -116,6 +117,24 @@ def test_what_changes_a_label_changes_the_identity():
     one, other = labeller(), labeller(timestep=[40, 11])
     assert one.identity != other.identity
     assert one.identity == labeller(network()).identity
+
+
+def test_a_network_of_pixels_labels_through_no_other(tmp_path):
+    told = {"num_classes": 3, "class_names": ["a", "b", "c"], "ignore_label": 2}
+    module = DeepLab(torch.optim.Adam, **told, depth=50, width=0.125)
+    with torch.no_grad():
+        for weight in module.chosen.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    content = {"facts": {**told, "image_size": SIDE}, "state_dict": module.state_dict()}
+    torch.save({**content, "pytorch-lightning_version": "2"}, tmp_path / "last.ckpt")
+    path, shape = str(tmp_path / "last.ckpt"), {"depth": 50, "width": 0.125, "auxiliary": False}
+    own = open_deeplab(network(), path, **shape)
+    found = own(IMAGES[:3], [0, 1, 2])
+    assert torch.equal(found.masks, module.segment(module.chosen, IMAGES[:3]))
+    assert (own.ignore_label, own.image_size, own.identity["labels_by"]) == (2, SIDE, "deeplab")
+    shares = module.shares(IMAGES[:3])
+    torch.testing.assert_close(found.doubt, -(shares * shares.clamp(min=1e-30).log()).sum(1))
+    assert found.scores.shape == (3,)
 
 
 @pytest.mark.parametrize(

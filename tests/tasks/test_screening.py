@@ -53,9 +53,19 @@ def test_every_pair_has_its_effect_by_one_pass_and_by_its_chain(exported):  # no
     for effect in ("one_pass", "chain"):
         assert f"test/spearman_iou_{effect}" in figures
     assert "test/spearman_one_pass_chain" in figures
+    halves = task.tables()["halves"]
+    assert len(halves) == 2 * 3 * 2
+    for row in halves:
+        own = [one for one in rows if one["class"] == row["class"]]
+        (chosen,) = [one for one in own if one["latent"] == row["latent"]]
+        assert row["effect"] == chosen[f"chain_half{1 - row['chosen_on']}"]
+        if row["chosen_by"] == "one_pass":
+            key = f"one_pass_half{row['chosen_on']}"
+            assert chosen[key] == max(one[key] for one in own)
+    assert "test/effect_by_one_pass" in figures
     still, _ = screened(exported[0], amount=1, concept="light")
-    assert {row["class"] for row in still.rows()} == {"light"}
-    assert all(row["one_pass"] == 0 for row in still.rows())
+    assert {row["class"] for row in still.rows} == {"light"}
+    assert all(row["one_pass"] == 0 for row in still.rows)
 
 
 def test_candidates_come_from_both_orders_once():

@@ -2,11 +2,13 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.sample_indices import SampleIndices
@@ -17,6 +19,7 @@ from diffdict.errors import UserError
 from diffdict.results.class_latents import ClassLatents
 from diffdict.sae import saelens
 from diffdict.sae.topk import TopK
+from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.samples import Samples
 from diffdict.tasks.steering import SteeredPairs
 from diffdict.tasks.studied_dictionary import StudiedDictionary
@@ -140,6 +143,48 @@ def test_a_window_without_a_step_names_those_that_there_are():
     assert window_level([250, 251], sampler, process) == 1
     with pytest.raises(UserError, match=r"timesteps are 0, 250, 500, 750"):
         window_level([251, 300], sampler, process)
+
+
+class Left(Labeller):
+    """Calls the left half of every picture left."""
+
+    image_size, identity = 16, {"labeller": "left"}
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.segmenter = SimpleNamespace(class_names=["left", "right", "none"])
+
+    def forward(self, images, indices):
+        columns = torch.arange(16).expand(len(images), 16, 16)
+        return SimpleNamespace(masks=(columns >= 8).long())
+
+
+def test_codes_change_only_where_the_plain_picture_shows_a_class(tmp_path, exported):
+    made = {}
+    for where in (None, "left", "right", "none"):
+        task = steer(
+            tmp_path / str(where),
+            exported[0],
+            sampler=partial(ddim, respacing="ddim2"),
+            where=where,
+            labeller=lambda net: Left(),
+            amount=-4,
+        )
+        made[where] = stored(tmp_path / str(where))
+    off = made[None]["off"]
+    assert all(np.array_equal(each["off"], off) for each in made.values())
+    assert np.array_equal(made["none"]["on"][:, 0], off)
+    gaps = {w: np.abs(each["on"][:, 0].astype(int) - off) for w, each in made.items()}
+    assert gaps["left"][:, :, :8].mean() > gaps["left"][:, :, 8:].mean()
+    assert gaps["right"][:, :, :8].mean() < gaps["right"][:, :, 8:].mean()
+    facts = json.loads((tmp_path / "none/steering.json").read_text())
+    assert (facts["where"], facts["labeller"]) == ("none", "left")
+    assert task.region is not None
+    with pytest.raises(UserError, match="where=hat is no class of the labeller's: left, right"):
+        steer(tmp_path / "hat", exported[0], where="hat", labeller=lambda net: Left())
+    with pytest.raises(UserError, match="where=left labels what was drawn: labeller=outputs"):
+        steer(tmp_path / "hat", exported[0], where="left")
+    assert not (tmp_path / "hat").exists()
 
 
 REFUSED = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from diffdict.metrics.concepts.activations import ActivationHistogram
 from diffdict.metrics.concepts.assignment import NONE, Choice, Report, best_class
 from diffdict.metrics.concepts.overlap import Counts, fit
 from diffdict.metrics.concepts.ranking import Ranking, average_precision
+from diffdict.metrics.timestep_parts import in_one_timestep, share_columns
 
 Cell = str | int | float | bool | None
 BASELINES = ("random", "permuted", "channels", "pca")
@@ -42,6 +44,7 @@ class Findings(NamedTuple):
     ranking: Ranking  # by average precision on tokens
     baselines: dict[str, Report]  # random, permuted, channels, pca: what is found without learning
     excess: list[list[int]]  # class by class: latents stronger inside than everywhere, on training
+    shares: Mapping[int, Float[Tensor, " latents"]] = MappingProxyType({})  # of rows, by timestep
 
     @property
     def figures(self) -> dict[str, float]:
@@ -59,6 +62,8 @@ class Findings(NamedTuple):
             "purity": self.ranking.mean_purity,
             "coverage": self.ranking.coverage(),
         }
+        if self.shares:
+            values["one_timestep"] = in_one_timestep(self.shares)
         return {name: float(value) for name, value in values.items()}
 
 
@@ -101,6 +106,7 @@ def class_rows(findings: Findings) -> list[dict[str, Cell]]:
             "average_precision": float(ranking.test[i]),
             "purity": float(ranking.purity[i]),
             "excess": " ".join(map(str, findings.excess[i])),
+            **share_columns(findings.shares, _named(best.latent)),
         }
         rows.append({key: float(x) if isinstance(x, Tensor) else x for key, x in row.items()})
     return rows
@@ -130,7 +136,8 @@ def latent_rows(findings: Findings) -> list[dict[str, Cell]]:
         named = None if number == NONE else findings.class_names[number]
         row = dict(zip(columns, values, strict=True))
         unfit = {} if named else {"threshold": None, "iou": None, "average_precision": None}
-        rows.append({"latent": row["latent"], "class": named, **row, **unfit})
+        shares = share_columns(findings.shares, int(row["latent"]))
+        rows.append({"latent": row["latent"], "class": named, **row, **unfit, **shares})
     return rows
 
 

@@ -12,7 +12,7 @@ from diffdict.reports.drawing.chart import (
     styled,
     write_chart,
 )
-from diffdict.results.folders import Finished, Runs, read_results
+from diffdict.results.folders import Finished, Runs, tables_of_run
 from diffdict.results.tables import Row
 
 TABLE = "attributes"  # of task=probe_sweep with target=attributes
@@ -46,7 +46,7 @@ def attribute_rows(run: Finished) -> list[Row]:
     """Every attribute at every place of a run; of others than task=probe_sweep none."""
     if run.task != "probe_sweep":
         return []
-    return (read_results(run.folder) or {}).get("tables", {}).get(TABLE, [])
+    return tables_of_run(run).get(TABLE, [])
 
 
 def attribute_panels(run: Finished, rows: Sequence[Row], several: bool) -> list[AttributePanel]:

@@ -1,25 +1,29 @@
 """One HTML file out of concepts: nothing in it is fetched, and nothing in the data is markup."""
 
-import base64
-import hashlib
-import html
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files as resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, SupportsFloat, SupportsInt
+from typing import NamedTuple, SupportsInt
 
 from diffdict import files
 from diffdict.errors import UserError
+from diffdict.reports.concepts.document import (
+    as_text,
+    assemble,
+    asset,
+    assets,
+    fact_text,
+    inert,
+    rounded,
+)
 from diffdict.reports.concepts.page.content import Class, PageContent
 from diffdict.reports.concepts.page.pack import Packed, mask_bytes, pack, picture_kind
 
 LIMIT = 30_000_000  # bytes that a browser opens at once, on a phone too
 DIGITS = 8  # a latent's length among the figures, at most
-STYLES = ("page", "views", "switched")
+STYLES = ("page/page.css", "page/views.css", "page/switched.css")
 SCRIPTS = (
-    *("data", "heat", "names", "switched", "list", "classes", "histogram", "latent", "start"),
+    *("parts", "data", "heat", "names", "switched"),
+    *("list", "classes", "histogram", "latent", "start"),
 )
 FIGURES = ("iou_train", "iou_test", "iwm", "precision", "random", "channel")
 
@@ -61,23 +65,16 @@ def write_page(
 
 
 def _page(figures: dict[str, object], texts: list[tuple[str, str]], packed: Packed) -> bytes:
-    style = "\n".join(_asset(f"{name}.css") for name in STYLES)
-    script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    script = assets([f"page/{name}.js" for name in SCRIPTS])
     lengths = [len(text) for text in packed.texts]
     figures = {**figures, "top": packed.top, "bare": packed.bare, "lengths": lengths}
-    parts = {
-        "policy": f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; "
-        f"script-src '{_digest(script)}'",
-        "title": html.escape(str(figures["title"])),
-        "style": style,
-        "script": script,
-        "figures": _inert(figures),
+    data = {
+        "figures": inert(figures),
         "pictures": "".join(text for pair in texts for text in pair),
         "details": "".join(packed.texts),
     }
-    # one pass: what is put in is never looked at again
-    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
-    return page.encode()
+    template = asset("page", "page.html")
+    return assemble(template, assets(STYLES), script, str(figures["title"]), data)
 
 
 def _figures(
@@ -88,19 +85,19 @@ def _figures(
     return {
         "title": concepts.title,
         "key": concepts.key,
-        "facts": [[name, _spoken(value)] for name, value in concepts.facts.items()],
-        "edges": _short(concepts.edges),
+        "facts": [[name, fact_text(value)] for name, value in concepts.facts.items()],
+        "edges": rounded(concepts.edges),
         "grid": maps[0].shape if maps else (1, 1),
         "topWanted": max((len(latent.top) for latent in latents), default=0),
         "classes": [_class(each) for each in concepts.classes],
         "mean": _mean(concepts.classes),
         "latents": {
             "number": [int(latent.number) for latent in latents],
-            "density": _short(latent.density for latent in latents),
-            "mean": _short(latent.mean for latent in latents),
+            "density": rounded(latent.density for latent in latents),
+            "mean": rounded(latent.mean for latent in latents),
             "bestClass": [_place(latent.best_class) for latent in latents],
-            "iouTrain": _short(latent.iou_train for latent in latents),
-            "iouTest": _short(latent.iou_test for latent in latents),
+            "iouTrain": rounded(latent.iou_train for latent in latents),
+            "iouTest": rounded(latent.iou_test for latent in latents),
             **_effects(concepts),
         },
         "switched": _switched(concepts),
@@ -127,7 +124,7 @@ def _effects(concepts: PageContent) -> dict[str, list]:
         "pixels": [one.pixels for one in each],
         "pixelsNull": [one.pixels_null for one in each],
     }
-    return {name: _short(values) for name, values in said.items()} | {
+    return {name: rounded(values) for name, values in said.items()} | {
         "rises": [bool(one.rises) for one in each]
     }
 
@@ -144,7 +141,7 @@ def _switched(concepts: PageContent) -> dict[str, object] | None:
 
 
 def _class(each: Class) -> dict[str, object]:
-    figures = zip(FIGURES, _short(getattr(each, name) for name in FIGURES), strict=True)
+    figures = zip(FIGURES, rounded(getattr(each, name) for name in FIGURES), strict=True)
     colour = [int(part) for part in each.colour]
     own = {"name": each.name, "colour": colour, "latent": _place(each.latent)}
     return {**own, **dict(figures), "absent": bool(each.absent)}
@@ -154,7 +151,7 @@ def _mean(classes: Sequence[Class]) -> dict[str, float | None]:
     """Over the classes that the test pictures show."""
     mean = {}
     for name in FIGURES:
-        values = _short(getattr(each, name) for each in classes if not each.absent)
+        values = rounded(getattr(each, name) for each in classes if not each.absent)
         known = [value for value in values if value is not None]
         mean[name] = sum(known) / len(known) if known else None
     return mean
@@ -163,7 +160,7 @@ def _mean(classes: Sequence[Class]) -> dict[str, float | None]:
 def _picture_texts(concepts: PageContent) -> list[tuple[str, str]]:
     """Every picture and its mask as base64, an absent mask as nothing."""
     return [
-        (_text(picture.data), "" if picture.mask is None else _text(mask_bytes(picture.mask)))
+        (as_text(picture.data), "" if picture.mask is None else as_text(mask_bytes(picture.mask)))
         for picture in concepts.pictures
     ]
 
@@ -191,40 +188,5 @@ def _check(concepts: PageContent) -> None:
             raise ValueError(f"latent {latent.number}: a picture that is not there")
 
 
-def _asset(name: str) -> str:
-    return (resources("diffdict.reports.concepts.page") / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    """How a page's policy names the one script or style that it allows."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _inert(data: dict[str, object]) -> str:
-    """JSON in which no character can end or open an element."""
-    text = files.json_text(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _short(values: Iterable[SupportsFloat | None]) -> list[float | None]:
-    """Five digits are more than a page shows; what is no number is nothing."""
-    return [
-        None if value is None or not math.isfinite(value) else float(f"{float(value):.5g}")
-        for value in values
-    ]
-
-
 def _place(value: SupportsInt | None) -> int | None:
     return None if value is None else int(value)
-
-
-def _spoken(value: str | int | float | None) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "–"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return "–" if value is None else str(value)
