@@ -174,8 +174,14 @@ def test_heads_are_learned_again_from_kept_features(world, capfd):
     first, second = (rows_of(world / run / "cells.csv") for run in ("first", "second"))
     assert first == second
     again = [*words, "model.rates=[1e-3,0.05]", "model.normalize=true", "hydra.run.dir=third"]
+    again.append("model.joined=all")
     opened("train", again, world, capfd)
-    assert {row["rate"] for row in rows_of(world / "third" / "cells.csv")} <= {"0.001", "0.05"}
+    rows = rows_of(world / "third" / "cells.csv")
+    assert {row["rate"] for row in rows} <= {"0.001", "0.05"}
+    assert (rows[-1]["block"], rows[-1]["channels"]) == ("joined", "128")
+    joined = ["hydra.run.dir=third_again", "ckpt_path=third/last.ckpt", "paths.features=kept"]
+    opened("evaluate", [*QUIET, *joined, "report=heatmap"], world, capfd)
+    assert rows_of(world / "third_again" / "cells.csv") == rows
     before = tree(world)
     for typed, *said in (
         ("noise.seed=3", '"seed": 3', "paths.features="),
@@ -260,6 +266,8 @@ MISTAKES = [
     ("train", "data.val_share=1", "got 1", "between 0 and 1"),
     ("train", "dataset.train_pictures=1", "1 training pictures", "train_pictures="),
     ("train", "block=9", "has no block 9", "Its blocks"),
+    ("train", "model.joined=[t0010-b07]", "names t0010-b07", "model.joined=all"),
+    ("train", "model.joined=all timestep=10 block=0", "got t0010-b00", "several in timestep="),
     ("train", "dataset=folder dataset.path=colours", "no labels", "a labelled dataset"),
     ("evaluate", "task=geometry model.group=1", "got 1", "null for all"),
     ("evaluate", "task=geometry model.t=0", "got 2 and 0", "positive"),

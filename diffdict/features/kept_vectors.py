@@ -209,7 +209,7 @@ class KeptVectors:
     ) -> Int64[Tensor, " batch"]:
         """Where these pictures stand in the order of their part."""
         pictures = self.data.split(part.split)
-        rows = indices.cpu().long() - pictures.places.start
+        rows = torch.tensor(pictures.rows(indices.tolist()))
         if part.epoch is None:
             return rows
         if self._order[0] != part:

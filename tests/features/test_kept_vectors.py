@@ -86,6 +86,15 @@ def test_kept_features_are_the_live_ones_and_need_no_network(world):
         FeatureStore.open(world.folder / part).verify()
 
 
+def test_joined_cells_are_learned_from_what_single_ones_have_kept(world):
+    world()
+    again = world(joined="all")
+    assert (BUILT, names(world.folder)) == ([], WHOLE)
+    live = world(joined="all", keep=False)
+    ours, theirs = (one.heads.own[0]["18"].weight for one in (again, live))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
+
+
 def test_other_rates_scales_and_batches_are_read_from_the_same(world):
     world()
     several = world(rates=[1e-3, 1e-2], normalize=True, decay="none", data=images(batch_size=5))
