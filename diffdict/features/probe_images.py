@@ -65,6 +65,7 @@ class ProbedPictures(Pictures):
     """
 
     kept: KeptFolder | EveryPart | None = None
+    copies: int | None = None  # of the training pictures, that come round epoch after epoch
 
     def __init__(
         self,
@@ -104,6 +105,10 @@ class ProbedPictures(Pictures):
         if self.kept is not None and self.kept.has(KeptPart(self.split)):
             return self.truths(indices)
         return self.with_truth(super().batch(indices))
+
+    def copy_of(self, epoch: int) -> int:
+        """Which copy of the training pictures an epoch sees: one of its own, or one in turn."""
+        return epoch if self.copies is None else epoch % self.copies
 
     def with_truth(self, batch: PictureSample) -> PictureSample:
         """What is true of attributes is known once a mirror has changed them."""
@@ -169,6 +174,7 @@ class ProbedTraining(Augmented):
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> PictureSample:
         """Of one epoch."""
+        keys = [(self.dataset.copy_of(epoch), index) for epoch, index in keys]
         part = KeptPart(self.dataset.split, keys[0][0])
         if self.dataset.kept is not None and self.dataset.kept.has(part):
             return self.dataset.truths([index for _, index in keys], self.mirrored(keys))
@@ -188,6 +194,7 @@ class ProbeImages(ImageDataModule):
         least_pixels: int = 20,
         attributes: str | Sequence[str] | None = None,
         test_each_epoch: bool = False,
+        copies: int | None = None,
         source: str = "live",
         store: Mapping | None = None,
         **images: object,
@@ -197,7 +204,8 @@ class ProbeImages(ImageDataModule):
         else presence. With `val_share` None no training picture is held out; `label_share` of
         those that are left are learned from, of each class as large a share.
         `test_each_epoch`: the test pictures are looked at beside those held out, to tell what a
-        choice by them would report. `images` are ImageDataModule's arguments.
+        choice by them would report. `copies`: flips, crops and noise are those of so many epochs,
+        in turn; None: new ones in every epoch. `images` are ImageDataModule's arguments.
 
         With source="store" the features are those that `store` names by the words of
         FeatureSources, and no pictures are needed.
@@ -216,7 +224,8 @@ class ProbeImages(ImageDataModule):
         if val_share is not None and not 0 < val_share < 1:
             raise UserError(f"data.val_share lies between 0 and 1, got {val_share}")
         check_label_share(label_share)
-        at_least(1, "data", least_pixels=least_pixels)
+        at_least(1, "data", least_pixels=least_pixels, copies=copies)
+        self.copies = copies
         self.asked, self.val_share, self.label_share = target, val_share, label_share
         self.least_pixels = least_pixels
         self.asked_attributes, self.test_each_epoch = attributes, test_each_epoch
@@ -236,9 +245,14 @@ class ProbeImages(ImageDataModule):
             made = ProbedPictures(pictures, places, *asked)
             if name == "train" and self.label_share < 1:
                 made = ProbedPictures(pictures, self._labelled_places(made), *asked)
+            made.copies = self.copies
             made.kept = EveryPart() if self.stored else None
             self._made[name] = made
         return self._made[name]
+
+    def copy_of(self, epoch: int) -> int:
+        """Which copy of the training pictures an epoch sees."""
+        return self.split("train").copy_of(epoch)
 
     @property
     def changes(self) -> dict[str, bool | int | float]:

@@ -160,16 +160,21 @@ class LinearProbe(pl.LightningModule):
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         """A batch under noise of its epoch: the sum of the heads' losses, which share nothing."""
-        part = KeptPart("train", current_epoch(self.trainer))
+        part = KeptPart("train", self._copy())
         scores = self.scores(batch, self._epoch_noise(), part)
         losses = self.targets.losses(scores, batch["truth"])
         if logs_now(self.trainer, self.global_step):
             self._log_losses(losses.detach())
         return losses.sum()
 
+    def _copy(self) -> int:
+        """Which copy of the training pictures this epoch sees: its own, unless they come round."""
+        epoch, data = current_epoch(self.trainer), self.trainer.datamodule
+        return data.copy_of(epoch) if isinstance(data, ProbeImages) else epoch
+
     def _epoch_noise(self) -> Noise:
         """One draw a picture, by (seed, epoch, picture): known from the batches trained on."""
-        seed = entropy(self.noise.seed, self.seed, current_epoch(self.trainer))
+        seed = entropy(self.noise.seed, self.seed, self._copy())
         return self.noise._replace(seed=seed, draws=1)
 
     def _log_losses(self, losses: Float[Tensor, "cells rates"]) -> None:
