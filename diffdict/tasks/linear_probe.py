@@ -72,7 +72,6 @@ class LinearProbe(pl.LightningModule):
         """With no `net`, of stored features: what their `cells` are, and of which `backbone`.
 
         `rates` instead of the optimizer's own: a head each at every place.
-
         `decay` of the rate over the epochs; `normalize`: vectors of length 1.
         `epoch` whose heads are tested: the last, or of each head its best on pictures held out.
         `joined`: names of cells that one more head sees together, or `all`.
@@ -97,6 +96,10 @@ class LinearProbe(pl.LightningModule):
         widths = [cell.channels for cell in self.cells]
         seeds = [entropy(seed, *cell.name.encode()) for cell in self.cells]
         self.heads = LinearHeads(widths, num_classes, len(self.rates), seeds)
+        self._begin_measuring(num_classes, epoch)
+
+    def _begin_measuring(self, num_classes: int, epoch: str) -> None:
+        """Nothing is chosen, counted or tested yet."""
         number = len(self.cells), len(self.rates)
         self.register_buffer("held_out", torch.full(number, torch.nan, dtype=torch.float64))
         self.register_buffer("counted", torch.ones(num_classes, dtype=torch.bool))

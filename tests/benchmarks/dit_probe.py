@@ -46,7 +46,10 @@ def seconds(place: Path, keep: bool, epochs: int, copies: int | None) -> float:
     known = {key: data.facts[key] for key in ("num_classes", "class_names", "target")}
     config = {
         "_target_": "diffdict.backbones.dit.DiT",
-        **{"input_size": SIDE // 8, "hidden_size": 192, "num_heads": 3, "depth": 28},
+        "input_size": SIDE // 8,
+        "hidden_size": 192,
+        "num_heads": 3,
+        "depth": 28,
         "vae": str(place / "vae"),
     }
     net = open_network(config, keep, str(place / "kept"))
@@ -85,11 +88,8 @@ def main() -> None:
         again = seconds(place, True, asked.epochs, asked.copies)
     print(f"DiT's probe, {asked.epochs} epochs of {asked.pictures} pictures to block {BLOCK} of 28")
     print(f"  encoded and passed every epoch   {every:7.1f} s")
-    print(
-        f"  {asked.copies} copies that come round, kept  {once:7.1f} s, {every / once:.0f}×", end=""
-    )
-    print("   (target ≥ 10)")
-    print(f"  the next probe, from the same    {again:7.1f} s, {every / again:.0f}×")
+    print(f"  {asked.copies} copies kept, in turn             {once:7.1f} s, {every / once:.0f}×")
+    print(f"  the next probe, from the same    {again:7.1f} s, {every / again:.0f}×   (≥ 10)")
 
 
 if __name__ == "__main__":
