@@ -85,11 +85,13 @@ def frechet_distance(
     second = Statistics(*(x.to(first.mu.device) for x in second))
     shift = (first.mu - second.mu).square().sum()
     apart = shift + first.sigma.trace() + second.sigma.trace()
-    roots = [_root(first.sigma), _root(second.sigma)]
-    thin = min(roots, key=lambda root: root.shape[1])
-    overlap, rounding = _overlap(thin, second.sigma if thin is roots[0] else first.sigma)
-    if 2 * rounding > SEEN * (apart - 2 * overlap):
-        overlap = torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
+    roots: list[Tensor] = []
+    for sigma, other in ((first.sigma, second.sigma), (second.sigma, first.sigma)):
+        roots.append(_root(sigma))  # the second may be thinner
+        overlap, rounding = _overlap(roots[-1], other)
+        if 2 * rounding <= SEEN * (apart - 2 * overlap):
+            return apart - 2 * overlap
+    overlap = torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
     return (apart - 2 * overlap).clamp(min=0)
 
 

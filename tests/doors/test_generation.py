@@ -150,7 +150,7 @@ MISTAKES = [
     ("evaluate", FID, "samples=one.npz", "hold 1 picture", "give more"),
     ("evaluate", FID, "samples=wide.npz", "are 8×8", "dataset.image_size=8"),
     ("evaluate", FID, "samples=six.npz statistics=six.npz block=1", "arr_0", "pytorch-fid"),
-    ("evaluate", FID, "samples=mixed", "is 16×16, and the first picture beside it 8×8", "one size"),
+    ("evaluate", FID, "samples=mixed dataset.image_size=8", "is 16×16, and the first picture beside it 8×8", "one size"),
     ("evaluate", FID, f"{ONE} statistics=narrow.npz", "are of 7 values a picture", "same network"),
     ("evaluate", FID, f"{ONE} statistics=others.npz", "their backbone_sha256 is 0", "are made"),
     ("evaluate", FID, f"{ONE} statistics=nan.npz", "holds NaN or infinity", "write them"),
