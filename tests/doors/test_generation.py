@@ -69,7 +69,7 @@ def world(tmp_path_factory):
     np.savez(folder / "no_stats.npz", mu=np.zeros(3))
     write_statistics_of_others(folder)
     (folder / "mixed").mkdir()
-    for side in (16, 8):
+    for side in (16, 24):
         Image.new("RGB", (side, side)).save(folder / "mixed" / f"{side:02d}.png")
     torch.save({"weight": torch.zeros(2, 2)}, folder / "no_inception.pt")
     return folder
@@ -150,7 +150,7 @@ MISTAKES = [
     ("evaluate", FID, "samples=one.npz", "hold 1 picture", "give more"),
     ("evaluate", FID, "samples=wide.npz", "are 8×8", "dataset.image_size=8"),
     ("evaluate", FID, "samples=six.npz statistics=six.npz block=1", "arr_0", "pytorch-fid"),
-    ("evaluate", FID, "samples=mixed dataset.image_size=8", "is 16×16, and the first picture beside it 8×8", "one size"),
+    ("evaluate", FID, "samples=mixed", "is 24×24, and the first", "one size"),
     ("evaluate", FID, f"{ONE} statistics=narrow.npz", "are of 7 values a picture", "same network"),
     ("evaluate", FID, f"{ONE} statistics=others.npz", "their backbone_sha256 is 0", "are made"),
     ("evaluate", FID, f"{ONE} statistics=nan.npz", "holds NaN or infinity", "write them"),
