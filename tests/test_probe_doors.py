@@ -174,11 +174,22 @@ def test_heads_are_learned_again_from_kept_features(world, capfd):
     first, second = (rows_of(world / run / "cells.csv") for run in ("first", "second"))
     assert first == second
     again = [*words, "model.rates=[1e-3,0.05]", "model.normalize=true", "hydra.run.dir=third"]
+    again.append("model.joined=all")
     opened("train", again, world, capfd)
-    assert {row["rate"] for row in rows_of(world / "third" / "cells.csv")} <= {"0.001", "0.05"}
+    rows = rows_of(world / "third" / "cells.csv")
+    assert {row["rate"] for row in rows} <= {"0.001", "0.05"}
+    assert (rows[-1]["block"], rows[-1]["channels"]) == ("joined", "128")
+    joined = ["hydra.run.dir=third_again", "ckpt_path=third/last.ckpt", "paths.features=kept"]
+    opened("evaluate", [*QUIET, *joined, "report=heatmap"], world, capfd)
+    assert rows_of(world / "third_again" / "cells.csv") == rows
+    shutil.copytree(world / "kept", world / "torn")
+    part = next((world / "torn").rglob("train-0000/t0010-b00/*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-7])
     before = tree(world)
     for typed, *said in (
         ("noise.seed=3", '"seed": 3', "paths.features="),
+        ("data.seed=1", '"order": 1', "paths.features="),
+        ("paths.features=torn", "torn/", "train-0000", "delete"),
         ("data.flip=false", '"flip": false', "paths.features="),
         ("backbone.use_scale_shift_norm=false", "use_scale_shift_norm is", "backbone.name="),
         ("block=[2]", "none of t0010-b02", "block="),
@@ -244,6 +255,9 @@ MISTAKES = [
     ("evaluate", f"{SWEEP} target=pixels pool=mean", "about pixels", "leave pool= out"),
     ("learn", "dataset.path=alone", "two classes or more apart, got 1", "a data set of more"),
     ("learn", "dataset.path=broken data.batch_size=24", "red/0.png", "replace it or take it out"),
+    ("learn", "data.val_share=null", "leaves no picture to choose", "data.val_share=0.1"),
+    ("learn", "data.label_share=0", "got 0", "data.label_share=0.1"),
+    ("learn", "data.copies=0", "got 0", "data.copies=1"),
     ("learn", "data.source=store", "data.flip=false data.crop_padding=0", "data.source=live"),
     ("learn", "data.source=shelf data.flip=false data.crop_padding=0", "got 'shelf'", "live"),
     ("arrays", "dataset.num_classes=3", "holds label 3, its 3 classes", "dataset.num_classes"),
@@ -260,6 +274,8 @@ MISTAKES = [
     ("train", "data.val_share=1", "got 1", "between 0 and 1"),
     ("train", "dataset.train_pictures=1", "1 training pictures", "train_pictures="),
     ("train", "block=9", "has no block 9", "Its blocks"),
+    ("train", "model.joined=[t0010-b07]", "names t0010-b07", "model.joined=all"),
+    ("train", "model.joined=all timestep=10 block=0", "got t0010-b00", "several in timestep="),
     ("train", "dataset=folder dataset.path=colours", "no labels", "a labelled dataset"),
     ("evaluate", "task=geometry model.group=1", "got 1", "null for all"),
     ("evaluate", "task=geometry model.t=0", "got 2 and 0", "positive"),

@@ -55,11 +55,14 @@ class Backbone(nn.Module, ABC):
             )
 
     @property
+    def file_sha256(self) -> str | None:
+        """Hash of the weights' file; None when they come from none."""
+        return self._file_sha256
+
+    @property
     def sha256(self) -> str:
         """Hash of the weights' file, or of the parameters themselves when they come from none."""
-        if self._file_sha256 is not None:
-            return self._file_sha256
-        return weights_sha256(self)
+        return self.file_sha256 or weights_sha256(self)
 
     def noise_level(self, timestep: int | None) -> float | None:
         """The noise's deviation at a timestep for a signal of size 1; None where nobody says it."""

@@ -9,12 +9,14 @@ from torch import Tensor
 from diffdict.data.attributes import Attribute
 from diffdict.metrics.accuracy import PictureFigures
 from diffdict.metrics.attribute_scores import AttributeScores, attribute_losses
-
-Rows = list[dict[str, str | int | float | bool | None]]
+from diffdict.results.tables import Row
 
 
 class AttributeTargets:
     """Binary attributes by cross-entropy and average precision, numbers by squared error and r."""
+
+    figure, table = "score", "attributes"
+    held_out_decides = True  # which attributes are in the mean
 
     def __init__(self, attributes: Sequence[Mapping]) -> None:
         """In the order of a head's answers."""
@@ -33,11 +35,19 @@ class AttributeTargets:
         """Each head's mean over what is known; numbers as they are, not standardized."""
         return attribute_losses(scores, truth, self.binary.to(scores.device))
 
+    def details(self, metric: AttributeScores) -> Float64[Tensor, "heads attributes two"]:
+        """What a metric says of a test beside its figures: the errors of numbers."""
+        return metric.errors_of_numbers()
+
     def rows(
-        self, tested: PictureFigures, head: int, errors: Float64[Tensor, "attributes two"]
-    ) -> Rows:
+        self,
+        tested: PictureFigures,
+        head: int,
+        details: Float64[Tensor, "heads attributes two"],
+        learned_from: Sequence[int],
+    ) -> list[Row]:
         """Of each attribute how well a head tells it."""
-        rows = []
+        rows, errors = [], details[head]
         for i, attribute in enumerate(self.attributes):
             number = attribute.kind == "number"
             rows.append(
@@ -54,7 +64,7 @@ class AttributeTargets:
             )
         return rows
 
-    def spoken(self, scores: Float[Tensor, " attributes"]) -> Rows:
+    def spoken(self, scores: Float[Tensor, " attributes"]) -> list[Row]:
         """What a head says of one picture: how likely each binary attribute is, each number."""
         rows = []
         for attribute, score in zip(self.attributes, scores, strict=True):

@@ -10,16 +10,12 @@ from diffdict.errors import UserError
 from diffdict.training.schedule import DECAYS
 
 
-def check_probe(decay: str, num_classes: int | None, epoch: str) -> None:
-    """A decay and a choice of the epoch that there are, and classes to tell apart."""
+def check_probe(decay: str, epoch: str) -> None:
+    """A decay and a choice of the epoch that there are."""
     if epoch not in EPOCHS:
         raise UserError(f"model.epoch is {' or '.join(EPOCHS)}, got {epoch!r}")
     if decay not in DECAYS:
         raise UserError(f"model.decay is {', '.join(DECAYS)}, got {decay!r}")
-    if num_classes is not None and num_classes < 2:
-        raise UserError(
-            f"A probe tells two classes or more apart, got {num_classes}: give a data set of more"
-        )
 
 
 def checked_rates(rates: Sequence[float | int] | None, optimizer: partial) -> list[float]:

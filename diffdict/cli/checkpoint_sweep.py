@@ -2,10 +2,11 @@
 
 The command becomes a sweep over `backbone.checkpoint` before Hydra reads it: each job has a folder
 named by its step, a job that has its results is left as it is, and one that fails leaves the
-others alone.
+others alone. extract.py task=samples draws so from every checkpoint, into a folder a step; what was
+drawn is measured by task=fid, whose sweep goes over those folders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,12 +23,13 @@ LOOKS_ONLY = (  # flags under which nothing runs, so that nothing is swept
     *("-h", "--help", "--hydra-help", "--version", "-i", "--info", "-c", "--cfg"),
     *("-sc", "--shell-completion", "--shell_completion"),
 )
-SUBDIR = "'${diffdict.step:${backbone.checkpoint}}'"
+WEIGHTS, SAMPLES = "backbone.checkpoint", "samples"  # what is swept over
+STEP_FOLDER = "step-{}"  # of the samples of a checkpoint
 
 OmegaConf.register_new_resolver("diffdict.step", checkpoint_step, replace=True)
 
 
-def sweep_over_checkpoints(words: Sequence[str]) -> list[str]:
+def sweep_over_checkpoints(door: str, words: Sequence[str]) -> list[str]:
     """The words of a command, where `checkpoints=FOLDER` becomes a sweep over its files."""
     typed = [word for word in words if word.lstrip("+").partition("=")[0] == KEY]
     if not typed or any(word.partition("=")[0] in LOOKS_ONLY for word in words):
@@ -35,16 +37,25 @@ def sweep_over_checkpoints(words: Sequence[str]) -> list[str]:
     folder, rest = _folder(typed[-1]), [word for word in words if word not in typed]
     if folder is None:
         return rest
-    _check_task(folder, rest)
+    keys = dict(word.lstrip("+").partition("=")[::2] for word in rest)
+    _check_task(door, folder, keys)
     every = checkpoints_of(folder)
-    values = ",".join(override("", str(path)).lstrip("=") for path in every)
-    sweep = f"backbone.checkpoint={values}"
+    swept, values = WEIGHTS, list(map(str, every))
+    if keys["task"] == "fid":
+        swept, values = SAMPLES, _sample_folders(folder, keys.get(SAMPLES), every)
+        rest = [word for word in rest if not word.startswith(f"{SAMPLES}=")]
+    if door == "extract":
+        place = keys.get("folder", "${paths.samples}/${backbone.name}")
+        own = STEP_FOLDER.format(f"${{diffdict.step:${{{WEIGHTS}}}}}")
+        rest = [word for word in rest if not word.startswith("folder=")]
+        rest.append(f"folder='{place}/{own}'")
+    sweep = f"{swept}={','.join(override('', value).lstrip('=') for value in values)}"
     if any(word in SWEEPS for word in rest):
         flags = [word for word in rest if word.startswith("-")]
         return [*flags, sweep, *(word for word in rest if word not in flags)]
     arguments = [word.replace("hydra.run.dir=", "hydra.sweep.dir=", 1) for word in rest]
     if not any(word.startswith("hydra.sweep.subdir=") for word in arguments):
-        arguments.append(f"hydra.sweep.subdir={SUBDIR}")
+        arguments.append(f"hydra.sweep.subdir='${{diffdict.step:${{{swept}}}}}'")
     return [SWEEPS[0], *arguments, sweep]
 
 
@@ -80,18 +91,27 @@ def _folder(word: str) -> str | None:
     return value
 
 
-def _check_task(folder: str, words: Sequence[str]) -> None:
-    """Refuses what is not measured of a network's weights, and weights that were typed beside."""
-    keys = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    if keys.get("task") not in MEASURED:
-        came = [f"{key}={keys[key]}" for key in ("ckpt_path", "runs", "task") if key in keys]
+def _sample_folders(folder: str, samples: str | None, every: Sequence[Path]) -> list[str]:
+    """Where the samples of each checkpoint lie."""
+    if not samples:
         raise UserError(
-            f"{KEY}={folder} goes with a task that measures a network, "
-            f"{' or '.join(f'task={task}' for task in MEASURED)}; it got "
-            f"{command(*came) or 'none'}"
+            f"task=fid {KEY}={folder} measures what every checkpoint has drawn: draw it, python "
+            f"extract.py task=samples {KEY}={folder} backbone=…, and name its folder, samples=…"
         )
-    if "backbone.checkpoint" in keys:
+    steps = map(checkpoint_step, every)
+    return [str(Path(samples) / STEP_FOLDER.format(step)) for step in steps]
+
+
+def _check_task(door: str, folder: str, keys: Mapping[str, str]) -> None:
+    """Refuses what does not follow from a network's weights, and weights that were typed beside."""
+    task, measures = keys.get("task"), door == "evaluate"
+    if task not in (MEASURED if measures else ("samples",)):
+        came = [f"{key}={keys[key]}" for key in ("ckpt_path", "runs", "task") if key in keys]
+        tasks = " or ".join(f"task={task}" for task in MEASURED)
+        goes = f"a task that measures a network, {tasks}" if measures else "task=samples"
+        raise UserError(f"{KEY}={folder} goes with {goes}; it got {command(*came) or 'none'}")
+    if task != "fid" and WEIGHTS in keys:
         raise UserError(
-            f"{KEY}={folder} says which weights are measured, and so does backbone.checkpoint="
-            f"{keys['backbone.checkpoint']}: leave one of them out"
+            f"{KEY}={folder} says which weights are {'measured' if measures else 'drawn from'}, "
+            f"and so does {WEIGHTS}={keys[WEIGHTS]}: leave one of them out"
         )

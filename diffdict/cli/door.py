@@ -85,11 +85,11 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 def _expanded(door: str, words: list[str]) -> list[str]:
     """The words of a task that this door runs; of `checkpoints=` those of its sweep."""
     check_task_door(door, words)
-    if door != "evaluate":
+    if door == "train":
         return words
     from diffdict.cli.checkpoint_sweep import sweep_over_checkpoints  # needs Hydra
 
-    return sweep_over_checkpoints(words)
+    return sweep_over_checkpoints(door, words)
 
 
 def _exit_code(stop: BaseException) -> int:

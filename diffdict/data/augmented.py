@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, default_collate
 
 from diffdict.data.attributes import Attribute, check_mirrors, mirror_attributes
 from diffdict.data.base import Pictures, PictureSample
+from diffdict.data.batch_draws import first_draws
 from diffdict.data.pictures import in_range, nearest_index
 
 MAPS = ("image", "mask", "seen")  # of a sample: the last is what an encoder is shown of it
@@ -109,8 +110,7 @@ class Augmented(Dataset):
 
     def mirrored(self, keys: Sequence[tuple[int, int]]) -> Bool[Tensor, " pictures"]:
         """Which of these pictures are seen in a mirror."""
-        drawn = [np.random.default_rng([self.seed, *key]).random() < 0.5 for key in keys]
-        return torch.tensor(drawn) & self.flip
+        return torch.from_numpy(first_draws(self.seed, keys, 1).halves) & self.flip
 
     def _moved(
         self,
@@ -118,11 +118,9 @@ class Augmented(Dataset):
         keys: Sequence[tuple[int, int]],
     ) -> UInt8[np.ndarray, "pictures 3 side side"]:
         """Each picture cropped and flipped as __getitem__ would."""
-        drawn = [np.random.default_rng([self.seed, *key]) for key in keys]
-        mirrored = np.array([generator.random() < 0.5 for generator in drawn])
+        mirrored, places = first_draws(self.seed, keys, 2 * self.crop_padding + 1)
         if padding := self.crop_padding:
-            most, side = 2 * padding + 1, planes.shape[-1]
-            top, left = np.stack([generator.integers(0, most, 2) for generator in drawn], 1)
+            (top, left), side = places.T, planes.shape[-1]
             black = np.zeros((*planes.shape[:2], *(side + 2 * padding,) * 2), np.uint8)
             black[..., padding : padding + side, padding : padding + side] = planes
             windows = np.lib.stride_tricks.sliding_window_view(black, (side, side), (2, 3))

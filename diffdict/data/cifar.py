@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from diffdict.data.base import Pictures, PictureSample
@@ -105,8 +106,28 @@ class CifarDataset(Pictures):
         """Several records at their own size."""
         if self.image_size != SIDE:
             return None
-        records = np.stack([self.records[file][row] for file, row in map(self._place, indices)])
-        return records[:, self.layout.labels :].reshape(-1, 3, SIDE, SIDE)
+        return self._gathered(indices)[:, self.layout.labels :].reshape(-1, 3, SIDE, SIDE)
+
+    def labels_of(self, indices: Sequence[int]) -> PictureSample:
+        """The classes of several, without a record each."""
+        labels = self._gathered(indices, slice(self.layout.labels - 1, self.layout.labels))[:, 0]
+        return {"label": torch.from_numpy(labels.astype(np.int64)), "index": torch.tensor(indices)}
+
+    def _gathered(
+        self, indices: Sequence[int], columns: slice = slice(None)
+    ) -> UInt8[np.ndarray, "pictures bytes"]:
+        """These bytes of several records, a copy a file."""
+        wanted = np.asarray(indices, np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.count:
+            raise IndexError(f"{self.name} ({self.split}) has {self.count} pictures")
+        of_file = np.searchsorted(self.ends, wanted, side="right")
+        width = len(range(self.layout.record)[columns])
+        gathered = np.empty((len(wanted), width), np.uint8)
+        for file, records in enumerate(self.records):
+            rows = np.nonzero(of_file == file)[0]
+            first = int(self.ends[file - 1]) if file else 0
+            gathered[rows] = records[wanted[rows] - first, columns]
+        return gathered
 
     def labels(self, index: int) -> PictureSample:
         """The class, of whose record no pixel is read."""

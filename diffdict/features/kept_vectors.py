@@ -5,6 +5,7 @@ epoch. Each is a feature store of one shard a map, in fp16, its pictures in the 
 """
 
 import itertools
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -66,10 +67,11 @@ class KeptVectors:
             batches = max(1, len(data.split("train")) // (data.batch_size * trainer.world_size))
             epochs = -(-trainer.max_steps * trainer.accumulate_grad_batches // batches)
         if epochs < 0:
-            every = (KeptPart("train", epoch) for epoch in itertools.count())
+            every = (KeptPart("train", epoch) for epoch in range(data.copies or sys.maxsize))
             whole = list(itertools.takewhile(self.parts.has, every))
-            return [*whole, KeptPart("train", len(whole))]
-        return [KeptPart("train", epoch) for epoch in range(epochs)]
+            return list(dict.fromkeys([*whole, KeptPart("train", data.copy_of(len(whole)))]))
+        copies = dict.fromkeys(map(data.copy_of, range(epochs)))
+        return [KeptPart("train", copy) for copy in copies]
 
     def prepare(self, data: ProbeImages, parts: Sequence[KeptPart], world: int) -> None:
         """Refuses what lies there of other features, and what could not be written.
@@ -209,7 +211,7 @@ class KeptVectors:
     ) -> Int64[Tensor, " batch"]:
         """Where these pictures stand in the order of their part."""
         pictures = self.data.split(part.split)
-        rows = indices.cpu().long() - pictures.places.start
+        rows = torch.tensor(pictures.rows(indices.tolist()))
         if part.epoch is None:
             return rows
         if self._order[0] != part:

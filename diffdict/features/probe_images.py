@@ -1,6 +1,8 @@
 """Pictures in batches with the classes that are true of each; some of them are held out."""
 
+import bisect
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from diffdict.data.attributes import asked_columns, asked_facts, mirror_attribut
 from diffdict.data.augmented import Augmented
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.images import EvaluationLoader, ImageDataModule, TrainingLoader
+from diffdict.data.label_share import check_label_share, share_of_labels
 from diffdict.errors import UserError, at_least
 from diffdict.features.pooled import (
     check_classes_seen,
@@ -62,22 +65,24 @@ class ProbedPictures(Pictures):
     """
 
     kept: KeptFolder | EveryPart | None = None
+    copies: int | None = None  # of the training pictures, that come round epoch after epoch
 
     def __init__(
         self,
         pictures: Pictures,
-        places: range,
+        places: Sequence[int],
         target: str,
         least_pixels: int,
         split: str,
         columns: Sequence[int] = (),
     ) -> None:
+        """`places`: the numbers of those that come, rising."""
         self.pictures, self.places, self.target, self.least = pictures, places, target, least_pixels
         self.name, self.split, self.image_size = pictures.name, split, pictures.image_size
         self.known, self.asked = pictures.facts, len(columns)
         self.columns = with_twins(columns, pictures.attributes)  # a mirror exchanges them
         self.attributes = [pictures.attributes[column] for column in self.columns]
-        self.content = f"{pictures.fingerprint} {places.start} {places.stop}"
+        self.content = f"{pictures.fingerprint} {_spoken(places)}"
         self.fingerprint = f"{self.content} {target}"
 
     def __len__(self) -> int:
@@ -101,6 +106,10 @@ class ProbedPictures(Pictures):
             return self.truths(indices)
         return self.with_truth(super().batch(indices))
 
+    def copy_of(self, epoch: int) -> int:
+        """Which copy of the training pictures an epoch sees: one of its own, or one in turn."""
+        return epoch if self.copies is None else epoch % self.copies
+
     def with_truth(self, batch: PictureSample) -> PictureSample:
         """What is true of attributes is known once a mirror has changed them."""
         if self.target != "attributes":
@@ -112,7 +121,7 @@ class ProbedPictures(Pictures):
         self, indices: Sequence[int], mirrored: Bool[Tensor, " pictures"] | None = None
     ) -> PictureSample:
         """What is true of several pictures, looked up once for all; some are seen in a mirror."""
-        places = torch.tensor(indices) + self.places.start
+        places = torch.tensor([self.places[index] for index in indices])
         if self.target != "attributes":
             return {"truth": self.every_truth[indices].double(), "index": places}
         values = self.every_truth[indices]
@@ -144,9 +153,20 @@ class ProbedPictures(Pictures):
             truth = presence_row(sample["mask"], self.known, self.least)
         return {"truth": truth, "index": place}
 
+    def rows(self, places: Sequence[int]) -> list[int]:
+        """The numbers here of pictures by those that their own set gives them."""
+        return [bisect.bisect_left(self.places, place) for place in places]
+
     def picture_name(self, index: int) -> str:
         """What its own set calls it."""
         return self.pictures.picture_name(self.places[index])
+
+
+def _spoken(places: Sequence[int]) -> str:
+    """The first and the end of a range; of other places a hash."""
+    if isinstance(places, range):
+        return f"{places.start} {places.stop}"
+    return hashlib.sha256(np.array(places, np.int64).tobytes()).hexdigest()
 
 
 class ProbedTraining(Augmented):
@@ -154,6 +174,7 @@ class ProbedTraining(Augmented):
 
     def batch(self, keys: Sequence[tuple[int, int]]) -> PictureSample:
         """Of one epoch."""
+        keys = [(self.dataset.copy_of(epoch), index) for epoch, index in keys]
         part = KeptPart(self.dataset.split, keys[0][0])
         if self.dataset.kept is not None and self.dataset.kept.has(part):
             return self.dataset.truths([index for _, index in keys], self.mirrored(keys))
@@ -169,18 +190,22 @@ class ProbeImages(ImageDataModule):
         *,
         target: str | None = None,
         val_share: float | int | None = 0.1,
+        label_share: float | int = 1.0,
         least_pixels: int = 20,
         attributes: str | Sequence[str] | None = None,
         test_each_epoch: bool = False,
+        copies: int | None = None,
         source: str = "live",
         store: Mapping | None = None,
         **images: object,
     ) -> None:
         """`target` is class, presence (`least_pixels` of a class make it present) or attributes
         (their names, or all that are binary or number); None: class where the pictures have one,
-        else presence. With `val_share` None all training pictures are learned from.
+        else presence. With `val_share` None no training picture is held out; `label_share` of
+        those that are left are learned from, of each class as large a share.
         `test_each_epoch`: the test pictures are looked at beside those held out, to tell what a
-        choice by them would report. `images` are ImageDataModule's arguments.
+        choice by them would report. `copies`: flips, crops and noise are those of so many epochs,
+        in turn; None: new ones in every epoch. `images` are ImageDataModule's arguments.
 
         With source="store" the features are those that `store` names by the words of
         FeatureSources, and no pictures are needed.
@@ -198,8 +223,11 @@ class ProbeImages(ImageDataModule):
             self.stored = FeatureSources(dataset=dataset, source=source, **absent, **(store or {}))
         if val_share is not None and not 0 < val_share < 1:
             raise UserError(f"data.val_share lies between 0 and 1, got {val_share}")
-        at_least(1, "data", least_pixels=least_pixels)
-        self.asked, self.val_share, self.least_pixels = target, val_share, least_pixels
+        check_label_share(label_share)
+        at_least(1, "data", least_pixels=least_pixels, copies=copies)
+        self.copies = copies
+        self.asked, self.val_share, self.label_share = target, val_share, label_share
+        self.least_pixels = least_pixels
         self.asked_attributes, self.test_each_epoch = attributes, test_each_epoch
         self._whole: dict[str, Pictures | tuple[()]] = {}
 
@@ -213,10 +241,18 @@ class ProbeImages(ImageDataModule):
                 places = self._held_out(pictures)[name == "val"]
             target = self._target(pictures.facts)
             columns = self._columns(pictures.facts) if target == "attributes" else ()
-            made = ProbedPictures(pictures, places, target, self.least_pixels, name, columns)
+            asked = target, self.least_pixels, name, columns
+            made = ProbedPictures(pictures, places, *asked)
+            if name == "train" and self.label_share < 1:
+                made = ProbedPictures(pictures, self._labelled_places(made), *asked)
+            made.copies = self.copies
             made.kept = EveryPart() if self.stored else None
             self._made[name] = made
         return self._made[name]
+
+    def copy_of(self, epoch: int) -> int:
+        """Which copy of the training pictures an epoch sees."""
+        return self.split("train").copy_of(epoch)
 
     @property
     def changes(self) -> dict[str, bool | int | float]:
@@ -295,6 +331,13 @@ class ProbeImages(ImageDataModule):
                 "here target=class or target=presence"
             )
         return target
+
+    def _labelled_places(self, pictures: ProbedPictures) -> list[int]:
+        """Those of the training pictures whose labels are looked at."""
+        by_class = pictures.target == "class"
+        truth = pictures.every_truth
+        chosen = share_of_labels(truth, self.label_share, self.seed, by_class)
+        return [pictures.places[index] for index in chosen]
 
     def _held_out(self, pictures: Pictures) -> tuple[range, range]:
         """The training pictures to learn from, and the last of them to choose by."""

@@ -25,7 +25,9 @@ from diffdict.reports.sweeps.points import (
 from diffdict.results.folders import Runs
 from diffdict.results.tables import as_csv, format_cell, print_rows
 
-WIDE, TALL, LINE, LETTER = 6.6, 2.9, 0.19, 0.075  # inches of a plot; of the text in a legend
+WIDE, TALL, LETTER = 6.6, 2.9, 0.05  # inches of a plot; of a narrow letter in a legend
+MARGIN = 0.3  # inches around a legend
+STROKES = ("-", "--", "-.")  # the next one once colours and markers are used up
 DECADES = 20  # numbers along the axis that span more than this factor are spread by logarithm
 APART = 0.05  # of the axis, at least, between numbers that are written along it
 
@@ -136,10 +138,17 @@ def draw_curves(
     several = over and any(mean.std is not None for mean in means)
     spread = f"bars: ± one standard deviation over {', '.join(over)}" if several else None
     if known or spread:
-        columns = max(1, int(WIDE / (LETTER * max(map(len, known), default=1) + 0.5)))
-        lines = -(-len(known) // columns) + (spread is not None)
-        figure.set_figheight(TALL * len(plots) + LINE * (lines + 1))
-        figure.legend(
+        _add_legend(figure, known, spread)
+    return figure
+
+
+def _add_legend(
+    figure: "matplotlib.figure.Figure", known: Mapping[str, object], spread: str | None
+) -> None:
+    """Below the plots, in as many columns as there is room for; the figure grows by its size."""
+    longest = max(map(len, known), default=1)
+    for columns in range(max(1, int(WIDE / (LETTER * longest + 0.5))), 0, -1):
+        legend = figure.legend(
             known.values(),
             known.keys(),
             loc="outside lower left",
@@ -149,7 +158,12 @@ def draw_curves(
             alignment="left",
             fontsize="small",
         )
-    return figure
+        box = legend.get_window_extent(figure.canvas.get_renderer())
+        wide, tall = box.width / figure.dpi + MARGIN, box.height / figure.dpi + MARGIN
+        if wide <= WIDE or columns == 1:
+            break
+        legend.remove()
+    figure.set_size_inches(max(WIDE, wide), figure.get_figheight() + tall)
 
 
 def _draw_plot(
@@ -160,10 +174,17 @@ def _draw_plot(
     for trace in traces:
         colour = LINES[trace.place % len(LINES)]
         marker = MARKERS[trace.place // len(LINES) % len(MARKERS)]
+        stroke = STROKES[trace.place // len(LINES) // len(MARKERS) % len(STROKES)]
         xs, means = list(trace.means), [mean.mean for mean in trace.means.values()]
         stds = [mean.std or 0 for mean in trace.means.values()]
         bars = axes.errorbar(
-            xs, means, stds if any(stds) else None, color=colour, marker=marker, capsize=3
+            xs,
+            means,
+            stds if any(stds) else None,
+            color=colour,
+            marker=marker,
+            ls=stroke,
+            capsize=3,
         )
         known |= {trace.title: bars} if trace.title else {}
     for trace in traces:
@@ -192,4 +213,9 @@ def _spread_axis(axes: "matplotlib.axes.Axes", numbers: Sequence[float]) -> None
     for number, (place, _) in zip(numbers, places, strict=True):
         if place - last >= APART:
             written, last = [*written, number], place
-    axes.set_xticks(written, [format_cell(number) for number in written])
+    axes.set_xticks(written, [format_cell(_whole(number)) for number in written])
+
+
+def _whole(number: float) -> int | float:
+    """A step is written with all its digits."""
+    return int(number) if number.is_integer() else number

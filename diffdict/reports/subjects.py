@@ -160,18 +160,10 @@ SUBJECTS: dict[type, Subject] = {
     HasTables: Subject(
         "tables of figures",
         (
-            *(
-                "alignment",
-                "causality",
-                "deeplab",
-                "direction",
-                "faithfulness",
-                "fid",
-                "geometry",
-                "lifetimes",
-            ),
-            *("linear_probe", "noisy_classifier", "noisy_classifier_wrn", "pdae", "pixel_mlp"),
-            *("probe_sweep", "sae", "screening", "substitution"),
+            *("alignment", "causality", "deeplab", "direction", "faithfulness", "fid"),
+            *("fine_tuning", "geometry", "lifetimes", "linear_probe", "noisy_classifier"),
+            *("noisy_classifier_wrn", "pdae", "pixel_mlp", "probe_sweep", "sae", "screening"),
+            "substitution",
         ),
     ),
     HasDictionaries: Subject("the latents of a dictionary", ("sae",)),
@@ -181,7 +173,7 @@ SUBJECTS: dict[type, Subject] = {
     DrawsFromCodes: Subject("what a code holds", ("pdae", "samples")),
     LooksAtPictures: Subject(
         "what was learned about pictures",
-        ("deeplab", "linear_probe", "pdae", "pixel_mlp", "sae"),
+        ("deeplab", "fine_tuning", "linear_probe", "pdae", "pixel_mlp", "sae"),
     ),
 }
 

@@ -19,7 +19,8 @@ RECORD = ".hydra"  # what Hydra keeps of each run: its config, and what was type
 FORMAT = 1  # of results.json
 
 
-STEP = re.compile(r"step=(\d+)\.ckpt")  # a checkpoint that a training kept beside its last
+# a checkpoint that a training kept beside its last, or a folder of what it has drawn
+STEP = re.compile(r"step=(\d+)\.ckpt|step-(\d+)")
 
 
 class Finished(NamedTuple):
@@ -52,9 +53,9 @@ class Runs(NamedTuple):
 
 
 def checkpoint_step(path: str | Path | None) -> int | None:
-    """Optimizer steps by a checkpoint's file name; None where it does not say them."""
+    """Optimizer steps by the name of a checkpoint's file or samples; None where it says none."""
     named = None if path is None else STEP.fullmatch(Path(path).name)
-    return int(named[1]) if named else None
+    return int(named[1] or named[2]) if named else None
 
 
 def read_results(folder: str | Path) -> dict | None:

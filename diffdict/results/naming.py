@@ -11,6 +11,7 @@ from diffdict.results.tables import format_cell
 LOOKS = (
     "features",
     "fid",
+    "fine_tuning",
     "geometry",
     "linear_probe",
     "pixel_mlp",

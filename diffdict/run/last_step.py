@@ -7,6 +7,20 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 class KeepLastStep(ModelCheckpoint):
     """Lightning's ModelCheckpoint, which also saves when a training ends between checkpoints."""
 
+    begun = False  # whether this sitting has come to train
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From now on there is something to lose."""
+        super().on_train_start(trainer, pl_module)
+        self.begun = True
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Saves what was learned; a run that is refused before it trains leaves nothing."""
+        if self.begun:
+            super().on_exception(trainer, pl_module, exception)
+
     @property
     def state_key(self) -> str:
         """Lightning's own key, under which older runs saved the callback's state."""

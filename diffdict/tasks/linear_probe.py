@@ -1,7 +1,8 @@
 """`task=linear_probe`: a linear head at every timestep and block, all trained side by side.
 
 The published probe (Xiang et al. 2023) of one place, at as many as are asked for and from one pass
-a timestep; places and rates are chosen on pictures that were held out, not on the test's.
+a timestep; places and rates are chosen on pictures that were held out, not on the test's. With
+`joined` one more head looks at several places at once.
 """
 
 import math
@@ -16,9 +17,10 @@ from torch.nn import functional as F
 
 from diffdict import files
 from diffdict.backbones.base import Backbone
-from diffdict.classifiers.attribute_targets import AttributeTargets
 from diffdict.classifiers.epoch_choice import EpochChoice
-from diffdict.classifiers.linear import LinearHeads, class_losses, presence_losses
+from diffdict.classifiers.joined_cells import JoinedCells
+from diffdict.classifiers.linear import LinearHeads
+from diffdict.classifiers.picture_targets import picture_targets
 from diffdict.classifiers.probe_settings import check_probe, check_same_probe, checked_rates
 from diffdict.errors import UserError
 from diffdict.features.kept_vectors import AbandonUnfinished, KeptVectors
@@ -29,21 +31,14 @@ from diffdict.features.pooled import pooled_vectors
 from diffdict.features.probe_images import KeptPart, ProbeImages
 from diffdict.features.recorded_network import RecordedNetwork
 from diffdict.features.store.shards import Stream
-from diffdict.metrics.accuracy import (
-    Accuracy,
-    AveragePrecision,
-    PictureFigures,
-    check_prevalence,
-)
-from diffdict.metrics.attribute_scores import AttributeScores
+from diffdict.metrics.accuracy import PictureFigures
+from diffdict.metrics.base import ExactMetric
+from diffdict.results.tables import Row
 from diffdict.seeds import entropy
 from diffdict.training.epoch import current_epoch
 from diffdict.training.logs_now import logs_now
 from diffdict.training.nonfinite import stop
 from diffdict.training.schedule import make_optimizer, schedule_by_epoch
-
-FIGURES = {"class": "accuracy", "presence": "average_precision", "attributes": "score"}
-LIKELIEST = 5  # classes that are told of one picture
 
 
 class LinearProbe(pl.LightningModule):
@@ -72,17 +67,18 @@ class LinearProbe(pl.LightningModule):
         backbone_sha256: str = "",
         attributes: Sequence[Mapping] = (),
         epoch: str = "last",
+        joined: str | Sequence[str] | None = None,
     ) -> None:
         """With no `net`, of stored features: what their `cells` are, and of which `backbone`.
 
         `rates` instead of the optimizer's own: a head each at every place.
-
         `decay` of the rate over the epochs; `normalize`: vectors of length 1.
         `epoch` whose heads are tested: the last, or of each head its best on pictures held out.
+        `joined`: names of cells that one more head sees together, or `all`.
         """
         super().__init__()
-        self.attributes = AttributeTargets(attributes) if target == "attributes" else None
-        check_probe(decay, None if self.attributes else num_classes, epoch)
+        check_probe(decay, epoch)
+        self.targets = picture_targets(target, class_names, attributes, prevalence)
         self.passes = None if net is None else Passes(net, timestep, block, noise, compute)
         self.looks_through = (backbone, backbone_sha256) if net is None else (net.name, net.sha256)
         recorded = isinstance(net, RecordedNetwork)
@@ -90,35 +86,30 @@ class LinearProbe(pl.LightningModule):
         self.optimizer, self.decay, self.seed, self.noise = optimizer, decay, seed, noise
         self.rates = checked_rates(rates, optimizer)
         self.class_names, self.target, self.ignore_label = list(class_names), target, ignore_label
-        self.figure = FIGURES[target]
-        self.normalize = normalize
+        self.figure, self.normalize = self.targets.figure, normalize
         if net is None:
             self.cells = [Stream(**cell) for cell in cells]
         else:
             self.cells = [Stream(*net.shapes[key[1]], "fp32", *key) for key in self.passes.keys]
+        self.joined = None if joined is None else JoinedCells(self.cells, joined)
+        self.cells += [] if self.joined is None else [self.joined.cell]
         widths = [cell.channels for cell in self.cells]
         seeds = [entropy(seed, *cell.name.encode()) for cell in self.cells]
         self.heads = LinearHeads(widths, num_classes, len(self.rates), seeds)
+        self._begin_measuring(num_classes, epoch)
+
+    def _begin_measuring(self, num_classes: int, epoch: str) -> None:
+        """Nothing is chosen, counted or tested yet."""
         number = len(self.cells), len(self.rates)
         self.register_buffer("held_out", torch.full(number, torch.nan, dtype=torch.float64))
         self.register_buffer("counted", torch.ones(num_classes, dtype=torch.bool))
         self.register_buffer("learned_from", torch.zeros(num_classes, dtype=torch.int64))
-        check_prevalence(prevalence)
         self.choice = EpochChoice(self.heads, *number) if epoch == "best" else None
-        self.peeking = self._metric(num_classes, math.prod(number), prevalence)
-        self.choosing = self._metric(num_classes, math.prod(number), prevalence)
-        self.testing = self._metric(num_classes, math.prod(number), prevalence)
+        self.peeking, self.choosing, self.testing = (
+            self.targets.metric(math.prod(number)) for _ in range(3)
+        )
         self.tested: PictureFigures | None = None
-
-    def _metric(
-        self, classes: int, heads: int, prevalence: Sequence[float | int]
-    ) -> Accuracy | AveragePrecision | AttributeScores:
-        """What measures every head."""
-        if self.attributes is not None:
-            return self.attributes.metric(heads)
-        if self.target == "class":
-            return Accuracy(classes, heads)
-        return AveragePrecision(classes, heads, prevalence)
+        self.test_details: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         """Looks which features are kept already."""
@@ -142,7 +133,9 @@ class LinearProbe(pl.LightningModule):
         return self._scaled(pooled_vectors(self.passes, images, indices, noise))
 
     def _scaled(self, vectors: list[Float[Tensor, "batch _"]]) -> list[Float[Tensor, "batch _"]]:
-        return [F.normalize(x, dim=1) for x in vectors] if self.normalize else vectors
+        """Of length 1 if asked, and behind them those of joined cells as one."""
+        scaled = [F.normalize(x, dim=1) for x in vectors] if self.normalize else vectors
+        return scaled if self.joined is None else [*scaled, self.joined.vectors(scaled)]
 
     def scores(
         self,
@@ -170,26 +163,21 @@ class LinearProbe(pl.LightningModule):
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         """A batch under noise of its epoch: the sum of the heads' losses, which share nothing."""
-        part = KeptPart("train", current_epoch(self.trainer))
-        losses = self.losses(self.scores(batch, self._epoch_noise(), part), batch["truth"])
+        part = KeptPart("train", self._copy())
+        scores = self.scores(batch, self._epoch_noise(), part)
+        losses = self.targets.losses(scores, batch["truth"])
         if logs_now(self.trainer, self.global_step):
             self._log_losses(losses.detach())
         return losses.sum()
 
-    def losses(
-        self,
-        scores: Float[Tensor, "cells rates batch classes"],
-        truth: Float[Tensor, "batch classes"],
-    ) -> Float[Tensor, "cells rates"]:
-        """Each head's: cross-entropy of known classes, or binary of what a picture may show."""
-        if self.attributes is not None:
-            return self.attributes.losses(scores, truth)
-        losses = presence_losses if self.target == "presence" else class_losses
-        return losses(scores, truth.to(scores.dtype))
+    def _copy(self) -> int:
+        """Which copy of the training pictures this epoch sees: its own, unless they come round."""
+        epoch, data = current_epoch(self.trainer), self.trainer.datamodule
+        return data.copy_of(epoch) if isinstance(data, ProbeImages) else epoch
 
     def _epoch_noise(self) -> Noise:
         """One draw a picture, by (seed, epoch, picture): known from the batches trained on."""
-        seed = entropy(self.noise.seed, self.seed, current_epoch(self.trainer))
+        seed = entropy(self.noise.seed, self.seed, self._copy())
         return self.noise._replace(seed=seed, draws=1)
 
     def _log_losses(self, losses: Float[Tensor, "cells rates"]) -> None:
@@ -219,7 +207,7 @@ class LinearProbe(pl.LightningModule):
     def _measure(
         self,
         batch: Mapping,
-        metric: Accuracy | AveragePrecision | AttributeScores,
+        metric: ExactMetric,
         part: KeptPart | None,
         heads: LinearHeads,
     ) -> None:
@@ -246,7 +234,7 @@ class LinearProbe(pl.LightningModule):
         self.choice.offer(self.heads, self.held_out, self.current_epoch)
         self.held_out.copy_(self.choice.held_out)
         if self.peeking.update_called:
-            if self.target != "class":
+            if self.targets.held_out_decides:
                 self.peeking.count_only(self.counted)  # as the test will
             figures = torch.tensor(self.peeking.compute().mean, dtype=self.held_out.dtype)
             self.choice.see_test(figures.view_as(self.held_out), self.current_epoch)
@@ -266,14 +254,13 @@ class LinearProbe(pl.LightningModule):
                 "No head was measured on pictures held out, so none can be chosen: leave "
                 "trainer.limit_val_batches as it is, and train until an epoch ends"
             )
-        if self.target != "class":
+        if self.targets.held_out_decides:
             self.testing.count_only(self.counted)
 
     def on_test_epoch_end(self) -> None:
         """The figures of every place at its chosen rate, and of the chosen place."""
         self.tested = self.testing.compute()
-        if self.attributes:
-            self.errors_of_numbers = self.testing.errors_of_numbers()
+        self.test_details = self.targets.details(self.testing)
         self.testing.reset()
         figures = self._of_cells(self.tested.mean)
         self._log("test", figures)
@@ -301,7 +288,7 @@ class LinearProbe(pl.LightningModule):
         for cell, figure in zip(self.cells, figures, strict=True):
             self.log(f"{split}/{cell.name}/{self.figure}", figure)
 
-    def tables(self) -> dict[str, list[dict[str, str | int | float | bool | None]]]:
+    def tables(self) -> dict[str, list[Row]]:
         """Every cell on pictures held out and on the test's; every class at the chosen cell.
 
         `published_choice` marks the best cell on the test pictures, which DDAE's own table names:
@@ -326,31 +313,22 @@ class LinearProbe(pl.LightningModule):
                 "published_choice": i == best,
             }
             | ({} if self.choice is None else self.choice.row(i, rate))
+            | self._joined_row(cell)
             for i, (cell, rate) in enumerate(zip(self.cells, self.chosen_rates, strict=True))
         ]
-        kind = "classes" if self.attributes is None else "attributes"
-        return {"cells": rows, kind: self._class_rows()}
-
-    def _class_rows(self) -> list[dict[str, str | int | float | bool]]:
-        """Of each class the test pictures that show it, and how well the chosen cell tells it."""
-        tested, cell = self.tested, self.chosen_cell
+        cell, counts = self.chosen_cell, self.learned_from.tolist()
         head = cell * len(self.rates) + self.chosen_rates[cell]
-        own = tested.each[head]
-        if self.attributes is not None:
-            return self.attributes.rows(tested, head, self.errors_of_numbers[head])
-        figure = "recall" if self.target == "class" else self.figure
-        rows = [
-            {"class": name, "pictures": pictures, figure: value}
-            for name, pictures, value in zip(self.class_names, tested.pictures, own, strict=True)
-        ]
-        of_class = "train_pictures", self.learned_from.tolist()
-        key, more = of_class if self.target == "class" else ("in_mean", tested.counted)
-        return [row | {key: one} for row, one in zip(rows, more, strict=True)]
+        of_classes = self.targets.rows(self.tested, head, self.test_details, counts)
+        return {"cells": rows, self.targets.table: of_classes}
+
+    def _joined_row(self, cell: Stream) -> Row:
+        """Which cells a place is made of, in a table where one is."""
+        if self.joined is None:
+            return {}
+        return {"joined": " ".join(self.joined.names) if cell is self.joined.cell else None}
 
     @torch.no_grad()
-    def look(
-        self, image: Float[Tensor, "3 height width"], folder: Path
-    ) -> list[dict[str, str | float]]:
+    def look(self, image: Float[Tensor, "3 height width"], folder: Path) -> list[Row]:
         """The likeliest classes of one picture by the chosen cell's head."""
         if self.passes is None:
             raise UserError(
@@ -361,11 +339,7 @@ class LinearProbe(pl.LightningModule):
         cell = self.chosen_cell
         vectors = self.vectors(image[None], [0], self.noise)
         scores = self.tested_heads(vectors)[cell, self.chosen_rates[cell], 0].float()
-        if self.attributes is not None:
-            return self.attributes.spoken(scores)
-        shares = scores.softmax(0) if self.target == "class" else scores.sigmoid()
-        likeliest = shares.argsort(descending=True)[:LIKELIEST].tolist()
-        return [{"class": self.class_names[i], "probability": float(shares[i])} for i in likeliest]
+        return self.targets.spoken(scores)
 
     def configure_optimizers(self) -> dict:
         """A group of parameters a rate; all fall together, an epoch at a time."""
@@ -383,6 +357,7 @@ class LinearProbe(pl.LightningModule):
             "target": self.target,
             "classes": self.class_names,
             "cells": [cell.name for cell in self.cells],
+            "joined": self.joined and self.joined.names,
             "rates": self.rates,
             "normalize": self.normalize,
             "network": self.looks_through[0],

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict.errors import UserError
-from diffdict.seeds import entropy
 from diffdict.training.average import AVERAGES, average_decay, update_average
-from diffdict.training.draws import DROPOUT
+from diffdict.training.dropout import seed_dropout
 from diffdict.training.logs_now import logs_now
 from diffdict.training.nonfinite import stop_too_fast
 from diffdict.training.schedule import check_steps, make_optimizer
@@ -80,10 +79,7 @@ class AveragedTraining(pl.LightningModule):
 
     def seed_dropout(self) -> None:
         """What dropout leaves out belongs to (seed, batch, rank); nothing where there is none."""
-        modules = (module for part in self.learning() for module in part.modules())
-        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules):
-            batches = self.trainer.fit_loop.epoch_loop.total_batch_idx
-            torch.manual_seed(entropy(self.seed, DROPOUT, batches, self.global_rank))
+        seed_dropout(self.learning(), self.trainer, self.seed)
 
     def on_train_start(self) -> None:
         """The clock starts with the first batch, not with the process."""

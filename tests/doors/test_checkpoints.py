@@ -41,6 +41,7 @@ def test_every_checkpoint_is_measured_once_and_a_broken_one_stops_no_other(tmp_p
     assert len(left) == 2
     assert times(tmp_path / "geometry") == before
 
+    check_samples_along_the_training(tmp_path, capfd)
     words = ["report=curve", "x=backbone.step", "runs=geometry", "hydra.run.dir=curve"]
     closed = open_door("evaluate", words, tmp_path, capfd)
     assert closed.code == 0, closed.lines
@@ -50,3 +51,29 @@ def test_every_checkpoint_is_measured_once_and_a_broken_one_stops_no_other(tmp_p
         (block, step) for block in "1234" for step in "24"
     ]
     assert all(float(row["test/alignment"]) > 0 > float(row["test/uniformity"]) for row in rows)
+
+
+def check_samples_along_the_training(folder, capfd):
+    """Drawn from every checkpoint, measured in the features of the last, and drawn over steps."""
+    draw = ["task=samples", "backbone=ddae_small", *NET[:-1], "checkpoints=ddae", "data.number=4"]
+    draw += ["sampler.respacing=ddim2", "hydra.run.dir=drawing"]
+    closed = open_door("extract", draw, folder, capfd)
+    assert closed.code == 0, closed.lines
+    drawn = folder / "samples/ddae_small"
+    assert sorted(path.name for path in drawn.iterdir()) == ["step-2", "step-4"]
+
+    measure = ["task=fid", "backbone=ddae_small", "backbone.checkpoint=ddae/last.ckpt", *NET]
+    measure += ["block=[1,2]", "samples=samples/ddae_small", "checkpoints=ddae"]
+    measure += ["hydra.run.dir=distance"]
+    closed = open_door("evaluate", measure, folder, capfd)
+    assert closed.code == 0, closed.lines
+    assert sorted(path.parent.name for path in times(folder / "distance")) == ["2", "4"]
+    words = ["report=curve", "x=backbone.step", "runs=distance", "hydra.run.dir=distance_curve"]
+    closed = open_door("evaluate", words, folder, capfd)
+    assert closed.code == 0, closed.lines
+    with (folder / "distance_curve/curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["block"], row["backbone.step"]) for row in rows] == [
+        (block, step) for block in "12" for step in "24"
+    ]
+    assert all(float(row["test/frechet"]) > 0 for row in rows)

@@ -10,6 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from diffdict.features.noise import Noise
+from diffdict.metrics.frechet import Statistics
+from diffdict.results.feature_statistics import write_statistics
 from tests.doors import FACES, NET, QUIET, open_door
 from tests.test_bad_input import tree
 
@@ -64,7 +67,25 @@ def world(tmp_path_factory):
     for name, array in (("six", pictures), ("one", pictures[:1]), ("wide", pictures[:, :8, :8])):
         np.savez(folder / f"{name}.npz", arr_0=array)
     np.savez(folder / "no_stats.npz", mu=np.zeros(3))
+    write_statistics_of_others(folder)
+    (folder / "mixed").mkdir()
+    for side in (16, 24):
+        Image.new("RGB", (side, side)).save(folder / "mixed" / f"{side:02d}.png")
+    torch.save({"weight": torch.zeros(2, 2)}, folder / "no_inception.pt")
     return folder
+
+
+def write_statistics_of_others(folder):
+    """Files of mu and sigma: of another width, network and set, none that are numbers, and torn."""
+    wide = Statistics(torch.zeros(7, dtype=torch.float64), torch.eye(7, dtype=torch.float64))
+    fits = Statistics(torch.zeros(32, dtype=torch.float64), torch.eye(32, dtype=torch.float64))
+    place = {"timestep": 50, "block": 1, "noise": Noise(shared=False).facts()}
+    of_others = {"backbone_sha256": "0" * 64, "dataset": "toy_faces", "pictures": 9, **place}
+    write_statistics(folder / "others.npz", fits, of_others, torch.zeros(0, 32))
+    np.savez(folder / "narrow.npz", mu=wide.mu, sigma=wide.sigma)
+    np.savez(folder / "nan.npz", mu=np.full(32, np.nan), sigma=np.eye(32))
+    whole = (folder / "others.npz").read_bytes()
+    (folder / "torn.npz").write_bytes(whole[: len(whole) // 2])
 
 
 def test_samples_are_drawn_and_measured(world, capfd):
@@ -120,6 +141,8 @@ def test_a_network_of_latents_draws_pictures_and_is_probed(world, capfd):
     assert (row["timestep"], row["block"]) == ("121", "1")
 
 
+ONE = "samples=six.npz block=1"
+FID_OF_FACES = [*QUIET, *FACES, "task=fid", "samples=six.npz", "data.num_workers=0"]
 HEAD = [*QUIET, "task=noisy_classifier", *SMALL, *DDAE]
 MISTAKES = [
     ("evaluate", FID, "", "samples=FOLDER", "task=samples"),
@@ -127,6 +150,17 @@ MISTAKES = [
     ("evaluate", FID, "samples=one.npz", "hold 1 picture", "give more"),
     ("evaluate", FID, "samples=wide.npz", "are 8×8", "dataset.image_size=8"),
     ("evaluate", FID, "samples=six.npz statistics=six.npz block=1", "arr_0", "pytorch-fid"),
+    ("evaluate", FID, "samples=mixed", "is 24×24, and the first", "one size"),
+    ("evaluate", FID, f"{ONE} statistics=narrow.npz", "are of 7 values a picture", "same network"),
+    ("evaluate", FID, f"{ONE} statistics=others.npz", "their backbone_sha256 is 0", "are made"),
+    ("evaluate", FID, f"{ONE} statistics=nan.npz", "holds NaN or infinity", "write them"),
+    ("evaluate", FID, f"{ONE} statistics=torn.npz", "is no whole .npz file", "again"),
+    ("evaluate", FID, f"{ONE} statistics=gone.npz", "gone.npz", "leave it out"),
+    ("evaluate", FID, "samples=six.npz statistics=narrow.npz", "and 2 places", "one block="),
+    ("evaluate", FID_OF_FACES, "backbone.checkpoint=no_inception.pt", "no_inception.pt", "weight"),
+    ("evaluate", FID_OF_FACES, "backbone.checkpoint=gone.pt", "gone.pt", "checkpoint"),
+    ("evaluate", FID, "checkpoints=colours", "holds no step=….ckpt", "save_top_k=-1"),
+    ("extract", DRAW, "task=features checkpoints=colours", "goes with task=samples", "features"),
     ("evaluate", FID, "samples=six.npz model.kernel_pictures=-1", "got -1", "kernel_pictures=0"),
     ("train", HEAD, "block=[1,2]", "looks at one block, got 2", "block=1"),
     ("train", HEAD, "timestep=0", "between 1 and 1000, got 0", "timestep="),

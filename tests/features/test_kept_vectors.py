@@ -86,6 +86,37 @@ def test_kept_features_are_the_live_ones_and_need_no_network(world):
         FeatureStore.open(world.folder / part).verify()
 
 
+def test_joined_cells_are_learned_from_what_single_ones_have_kept(world):
+    world()
+    again = world(joined="all")
+    assert (BUILT, names(world.folder)) == ([], WHOLE)
+    live = world(joined="all", keep=False)
+    ours, theirs = (one.heads.own[0]["18"].weight for one in (again, live))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
+
+
+def test_the_network_runs_once_a_copy(world, monkeypatch):
+    """Of two copies in three epochs: the third epoch sees the first one's pictures again."""
+    passed = []
+    inner = Net.features
+    monkeypatch.setattr(
+        Net, "features", lambda self, *asked: passed.append(len(asked[0])) or inner(self, *asked)
+    )
+    kept = world(data=images(copies=2))
+    assert names(world.folder) == [name for name in WHOLE if name != "train-0002"]
+    pictures = 2 * 36 + 12 + 48  # two copies, those held out and those of the test
+    assert sum(passed) == 2 * pictures  # at two timesteps
+    again = world(data=images(copies=2))
+    assert (BUILT, sum(passed)) == ([], 2 * pictures)
+    live = world(data=images(copies=2), keep=False)
+    assert kept.tables() == again.tables()
+    for key, value in heads_of(live).items():
+        torch.testing.assert_close(value, heads_of(kept)[key], rtol=0, atol=0.02)
+    fresh = world(keep=False)
+    ours, theirs = (one.heads.own[0]["3"].weight for one in (live, fresh))
+    assert not torch.allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
 def test_other_rates_scales_and_batches_are_read_from_the_same(world):
     world()
     several = world(rates=[1e-3, 1e-2], normalize=True, decay="none", data=images(batch_size=5))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffdict.errors import UserError
+from diffdict.metrics import frechet
 from diffdict.metrics.frechet import FeatureStatistics, Statistics, frechet_distance
 
 
@@ -28,6 +29,40 @@ def by_matrix_root(first: Statistics, second: Statistics) -> float:
     (mu1, sigma1), (mu2, sigma2) = ([x.numpy() for x in each] for each in (first, second))
     root = scipy.linalg.sqrtm(sigma1 @ sigma2)
     return ((mu1 - mu2) ** 2).sum() + np.trace(sigma1 + sigma2 - 2 * root.real)
+
+
+@pytest.mark.parametrize("ranks", [(200, 200), (200, 10), (10, 200), (10, 8), (20, 20)])
+def test_eigenvalues_and_singular_values_agree_whatever_the_ranks(ranks, monkeypatch):
+    """The quick way and the sure one, where both, one or none is of full rank."""
+    first, second = (statistics(rows(n, seed=i)) for i, n in enumerate(ranks))
+    sure = []
+    inner = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda x: sure.append(x.shape) or inner(x))
+    quick = frechet_distance(*first, *second)
+    assert not sure
+    monkeypatch.setattr(frechet, "SEEN", 0)
+    torch.testing.assert_close(frechet_distance(*first, *second), quick, rtol=1e-7, atol=0)
+    assert sure == [tuple(min(24, n - 1) for n in ranks)]
+
+
+def test_what_rounding_would_blur_is_measured_by_singular_values(monkeypatch):
+    """Directions a million times smaller than others: their roots are lost in eigenvalues."""
+    scale = torch.logspace(0, -9, 24, dtype=torch.float64)
+    first = statistics(rows(200).div(rows(200).std(0)) * scale)
+    sure, inner = [], torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda x: sure.append(x) or inner(x))
+    same = frechet_distance(*first, first.mu, first.sigma * (1 + 1e-6))
+    assert len(sure) == 1
+    wanted = first.sigma.trace() * ((1 + 1e-6) ** 0.5 - 1) ** 2
+    assert abs(same - wanted) < 1e-14
+
+
+def test_what_does_not_vary_is_as_far_as_it_is_shifted():
+    still, moving = statistics(torch.ones(5, 24)), statistics(rows(200))
+    got = frechet_distance(*still, *moving)
+    wanted = (1 - moving.mu).square().sum() + moving.sigma.trace()
+    torch.testing.assert_close(got, wanted)
+    assert frechet_distance(*still, *still) == 0
 
 
 @pytest.mark.parametrize("number", [200, 10], ids=["full rank", "singular"])

@@ -7,7 +7,7 @@ import pytest
 
 from diffdict.errors import UserError
 from diffdict.reports import curve
-from diffdict.reports.curve import Curve
+from diffdict.reports.curve import TALL, Curve
 from diffdict.reports.drawing.chart import LINES
 from diffdict.results.folders import find_runs
 
@@ -147,6 +147,30 @@ def test_a_line_without_any_of_the_settings_has_a_name_too(sweep, tmp_path, draw
     Curve(tmp_path, "sae.k").collect(find_runs(both))
     (legend,) = drawn()[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["lr=none", "lr=0.001"]
+
+
+@pytest.mark.parametrize("letters", [4, 150])
+def test_no_word_of_a_legend_is_cut(sweep, tmp_path, drawn, letters):
+    names = [f"{letter * letters}{number:02d}" for letter in "MiW" for number in range(12)]
+    jobs = [{"model": name, "sae.k": k, "test/fvu": 1 / k} for name in names for k in (8, 16)]
+    Curve(tmp_path, "sae.k").collect(find_runs(str(sweep(*jobs))))
+    (legend,) = drawn()[0].legends
+    assert len(legend.get_texts()) == 36
+    box, page = legend.get_window_extent(), drawn()[0].bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert page.y0 <= box.y0 < box.y1 <= page.y1
+    (axes,) = drawn()[0].axes
+    assert box.y1 < axes.get_window_extent().y0
+    assert axes.get_window_extent().height > 0.6 * TALL * drawn()[0].dpi
+
+
+def test_no_two_lines_of_fifty_look_alike(sweep, tmp_path, drawn):
+    jobs = [{"sae.scale": s, "sae.k": k, "test/fvu": s / k} for s in range(50) for k in (8, 16)]
+    Curve(tmp_path, "sae.k").collect(find_runs(str(sweep(*jobs))))
+    (axes,) = drawn()[0].axes
+    lines = [bars.lines[0] for bars in axes.containers]
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}
+    assert len(looks) == len(lines) == 50
 
 
 def test_what_is_drawn_can_be_chosen(sweep, tmp_path, drawn):

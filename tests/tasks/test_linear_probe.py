@@ -201,15 +201,69 @@ def test_what_a_picture_shows_is_learned_class_by_class():
     assert shown == [False, True, True]  # the first is the ground of every picture
 
 
+def test_a_joined_head_is_a_linear_layer_on_the_vectors_of_its_cells():
+    """The same steps by nn.Linear on the joined rows; the heads beside it are as without it."""
+    alone, module = probe(images()), probe(images(), joined=["t0990-b01", "t0100-b02"])
+    assert [(cell.name, cell.channels) for cell in module.cells[-1:]] == [("joined", 9)]
+    layer, own = nn.Linear(9, 3), module.heads.own[0]["9"]
+    layer.weight.data, layer.bias.data = own.weight[0].clone(), own.bias[0].clone()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    rows = []
+
+    class Rows(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            asked = batch["image"], batch["index"].tolist(), module._epoch_noise()
+            _, first, second, _, joined = module.vectors(*asked)
+            rows.append((torch.cat([first, second], 1), joined, batch["truth"].argmax(1)))
+
+    fitted(images(), module, callbacks=[Rows()], max_epochs=1)
+    for x, joined, label in rows:
+        assert torch.equal(x, joined)
+        optimizer.zero_grad()
+        F.cross_entropy(layer(x), label).backward()
+        optimizer.step()
+    torch.testing.assert_close(own.weight[0], layer.weight.data, rtol=1e-5, atol=1e-6)
+    fitted(images(), alone, max_epochs=1)
+    for width in ("3", "6"):
+        ours, theirs = (one.heads.own[0][width].weight for one in (alone, module))
+        assert torch.equal(ours, theirs), width
+
+
+def test_joined_cells_need_no_pass_of_their_own(monkeypatch):
+    passed = []
+    for joined in (None, "all"):
+        module = probe(images(), joined=joined)
+        inner = module.passes.net.features
+        seen = lambda *asked, inner=inner: passed[-1].append(asked[1]) or inner(*asked)  # noqa: E731
+        monkeypatch.setattr(module.passes.net, "features", seen)
+        passed.append([])
+        fitted(images(), module, max_epochs=1)
+    assert passed[0] == passed[1] != []
+
+
+def test_joined_cells_are_chosen_and_told_beside_the_others(tmp_path):
+    data = images()
+    module = probe(data, joined="all", normalize=True, epoch="best")
+    fit = fitted(data, module)
+    fit.test(module, data, verbose=False)
+    row = module.tables()["cells"][-1]
+    assert (row["timestep"], row["block"], row["channels"]) == (None, "joined", 18)
+    assert (row["sigma"], row["joined"]) == (None, "t0100-b01 t0100-b02 t0990-b01 t0990-b02")
+    assert float(fit.callback_metrics["test/joined/accuracy"]) == pytest.approx(row["accuracy"])
+    vectors = module.vectors(Painted()[0]["image"][None], [0], module.noise)
+    torch.testing.assert_close(vectors[-1].norm(), torch.tensor(2.0))  # of four of length 1
+
+
 @pytest.mark.parametrize("stop", [2, 5, 7])  # five batches an epoch
 def test_a_resumed_run_is_the_straight_one_to_the_bit(tmp_path, stop):
-    straight, losses = probe(images(), rates=[1e-2, 1e-3]), Scales()
+    several = {"rates": [1e-2, 1e-3], "joined": "all"}
+    straight, losses = probe(images(), **several), Scales()
     fitted(images(), straight, callbacks=[losses])
-    first, second, rest = probe(images(), rates=[1e-2, 1e-3]), Scales(), Scales()
+    first, second, rest = probe(images(), **several), Scales(), Scales()
     fit = trainer(max_steps=stop, callbacks=[second], max_epochs=3)
     fit.fit(first, images())
     fit.save_checkpoint(tmp_path / "last.ckpt")
-    again = probe(images(), rates=[1e-2, 1e-3])
+    again = probe(images(), **several)
     on = trainer(callbacks=[rest])
     on.fit(again, images(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert second.losses + rest.losses == losses.losses
@@ -231,6 +285,10 @@ def test_a_checkpoint_holds_heads_and_no_network(tmp_path):
         (probe(images(), timestep=100), r"heads of cells t0100-b01, .*, here they are t0100-b01"),
         (probe(images(), rates=[0.5]), r"heads of rates 0\.01, here they are 0\.5"),
         (probe(images(), normalize=True), "heads of normalize False"),
+        (
+            probe(images(), joined="all"),
+            "here they are t0100-b01, .*, joined: give",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             changed.check_checkpoint("last.ckpt", content)
@@ -311,6 +369,9 @@ def test_the_last_training_pictures_are_held_out_where_there_is_no_val():
         (lambda: probe(images(), decay="slow"), r"model\.decay is none, .*, got 'slow'"),
         (lambda: probe(images(), prevalence=[1, 0]), r"model\.prevalence is the smallest"),
         (lambda: probe(images(), block=7), "net has no block 7"),
+        (lambda: probe(images(), joined=["b02"]), "joined names b02, and the probe looks at t0100"),
+        (lambda: probe(images(), joined=["t0100-b02"]), "two cells or more together, got t0100"),
+        (lambda: probe(images(), joined=[]), "two cells or more together, got none"),
     ],
 )
 def test_settings_that_cannot_be(make, said):

@@ -30,6 +30,7 @@ OF_PICTURES = (  # the usual ones where none of those is
     *("test/alignment", "test/uniformity"),
     "test/frechet",
 )
+BY_STEP = ("samples", "backbone.checkpoint")  # whose paths may end with a training's step
 NOISE = "sigma"  # an axis for timesteps: the noise's deviation for a signal of size 1
 OF_CLASSES = re.compile(
     r"/(m?iou|map|purity|coverage|accuracy|average_precision|pearson|score)"
@@ -358,12 +359,13 @@ def _setting(run: Finished, key: str) -> Value:
     """The run's value of a setting: by its config, by the word typed, or none.
 
     Weights that a training kept by their step are its folder in backbone.checkpoint, and the step
-    in backbone.step.
+    in backbone.step; of samples it is the step of the weights that have drawn them.
     """
     if key == "backbone.step":
-        return checkpoint_step(_setting_as_said(run, "backbone.checkpoint"))
+        steps = (checkpoint_step(_setting_as_said(run, place)) for place in BY_STEP)
+        return next((step for step in steps if step is not None), None)
     value = _setting_as_said(run, key)
-    if key == "backbone.checkpoint" and checkpoint_step(value) is not None:
+    if key in BY_STEP and checkpoint_step(value) is not None:
         return str(Path(value).parent)
     return value
 

@@ -1,0 +1,43 @@
+"""Several cells as one: a linear head sees the vectors of all of them, one behind the other."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffdict.errors import UserError
+from diffdict.features.store.shards import Stream
+
+JOINED = "joined"  # where others name their block
+
+
+class JoinedCells:
+    """Cells of a probe, by their names or all of them."""
+
+    def __init__(self, cells: Sequence[Stream], names: str | Sequence[str]) -> None:
+        """`names`: t0011-b06 and so on, or `all`."""
+        known = [cell.name for cell in cells]
+        asked = known if names == "all" else [names] if isinstance(names, str) else list(names)
+        if absent := [name for name in asked if name not in known]:
+            raise UserError(
+                f"model.joined names {absent[0]}, and the probe looks at {_few(known)}: choose of "
+                "these, model.joined=all, or say more timestep= and block="
+            )
+        if len(set(asked)) < 2:
+            raise UserError(
+                f"model.joined puts two cells or more together, got {_few(asked) or 'none'}: "
+                "model.joined=all, with several in timestep= or block="
+            )
+        self.members = [place for place, name in enumerate(known) if name in asked]
+        self.names = [known[place] for place in self.members]
+        channels = sum(cells[place].channels for place in self.members)
+        self.cell = Stream(channels, 1, 1, "fp32", None, JOINED)
+
+    def vectors(self, every: Sequence[Float[Tensor, "batch _"]]) -> Float[Tensor, "batch _"]:
+        """Those of its cells as one."""
+        return torch.cat([every[place] for place in self.members], dim=1)
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
