@@ -59,6 +59,7 @@ class Dictionary:
     ) -> "Dictionary":
         """From an exported folder, a run's folder, a checkpoint of task=sae, or another's file.
 
+        hf://user/name is one on the Hugging Face hub, hf://user/name@v1 a revision of it.
         `name` chooses among dictionaries that were learned side by side: scale20.
         """
         return cls(*read_dictionary(path, name), device)

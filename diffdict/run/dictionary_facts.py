@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from diffdict.errors import UserError
+from diffdict.files import on_hub
 from diffdict.run.rewrite import short
 from diffdict.sae.card import check_card, read_dictionary
 
@@ -30,10 +31,10 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
         raise UserError(
             f"dictionary={cfg.dictionary} names one: of several, a job each with -m dictionary=a,b"
         )
-    if not Path(cfg.dictionary).exists():
+    if not (on_hub(cfg.dictionary) or Path(cfg.dictionary).exists()):
         raise UserError(
             f"dictionary={cfg.dictionary} is no file or folder here: name a run of task=sae, its "
-            "last.ckpt or its dictionary/"
+            "last.ckpt or its dictionary/, or one on the hub by hf://USER/NAME"
         )
     _, card = read_dictionary(cfg.dictionary, cfg.get("name"))
     check_card(card)
