@@ -172,7 +172,7 @@ class HubRepository:
     def _unreachable(self, error: BaseException) -> str:
         return (
             f"{self.address} cannot be reached ({one_line(error.__cause__ or error)[:120]}), and "
-            "is not in the cache of an earlier run: connect this machine (HF_HUB_OFFLINE=0), or copy "
+            "is not in the cache of an earlier run: connect this machine, or copy "
             "the folder here and name its path"
         )
 
