@@ -18,6 +18,7 @@ from diffdict.diffusion.pairs import Branch, draw_pairs, level_of, redraw_pairs,
 from diffdict.diffusion.samplers import noiseless, own_noise
 from diffdict.errors import UserError, at_least
 from diffdict.features.noise import Noise
+from diffdict.features.normalisation import carded_normalisation
 from diffdict.features.one_picture import OnePicture, open_picture
 from diffdict.features.sources import LiveSource
 from diffdict.features.tokens.pool import LivePool
@@ -150,6 +151,7 @@ class Dictionary:
             Noise(**(self.card.get("noise") or {})),
             dtype="fp32",
             device=self.device,
+            normalisation=carded_normalisation(self.card),
         )
 
     def _prepared(self, picture: PictureInput) -> Float[Tensor, "3 side side"]:

@@ -13,7 +13,7 @@ from diffdict.errors import UserError
 from diffdict.features.passes import Passes
 from diffdict.representations.base import Representation
 from diffdict.representations.pooled import shared_noise
-from diffdict.sae.card import read_dictionary
+from diffdict.sae.card import check_tokens, read_dictionary
 
 NAMED = 8  # so many latents stand in a name
 
@@ -37,6 +37,7 @@ class PooledCodes(Representation):
                 "the folder of a run of task=sae, or its export"
             )
         self.sae, self.card = read_dictionary(dictionary, dictionary_name)
+        check_tokens(self.card, {}, f"The dictionary {dictionary}")
         self.latents = _checked(latents, self.sae.latents, dictionary)
         self.net = carded_backbone(self.card)
         noise = shared_noise(self.card.get("noise"))
