@@ -99,4 +99,9 @@ def card_of_config(config: Mapping, path: Path) -> dict:
             f"The config in {path} cannot be resolved here ({one_line(error)}): load the folder "
             f"dictionary/ that the run wrote beside it"
         ) from error
-    return {key: value for key, value in chosen.items() if value is not None or key == "timestep"}
+    unsaid = {key: (None, plain) for key, plain in PLAIN.items()}
+    return {
+        key: value
+        for key, value in chosen.items()
+        if key == "timestep" or value not in unsaid.get(key, (None,))
+    }

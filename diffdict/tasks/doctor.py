@@ -129,7 +129,8 @@ class Doctor(pl.LightningModule):
             share = f"{100 * figures.noise_share:.0f} %"
             said.append(f"{share} of the variance is noise: noise.draws=4")
         rest = "; ".join(said) or "the features can be taken as they are"
-        return f"Look first at {' '.join(place)}, where likeness follows distance most: {rest}."
+        why = "" if figures.structure is None else ", where likeness follows distance most"
+        return f"Look first at {' '.join(place)}{why}: {rest}."
 
     def tables(self) -> dict[str, list[Row]]:
         """Every timestep and block, as it was measured; the comparison with probes."""

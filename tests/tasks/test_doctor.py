@@ -148,4 +148,4 @@ def test_a_network_without_timesteps_has_no_noise(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.tasks.test_doctor.Net", Still)
     module = measured(tmp_path, timestep=None, noise=Noise(), block=["smooth"])
     assert module.tables()["cells"][0]["noise_share"] is None
-    assert module.advice().startswith("Look first at block=smooth,")
+    assert module.advice().startswith("Look first at block=smooth, where")
