@@ -128,7 +128,7 @@ def open_labeller(
 ) -> Labeller:
     """The segmenter of a run of task=pixel_mlp, which looks through `net` or its own backbone."""
     content, facts = read(Path(checkpoint))[0], checkpoints.facts_of(checkpoint)
-    data = content["config"]["data"]
+    data = content.get("config", {}).get("data", {})
     check_tokens(data, {}, f"The labeller {checkpoint}")
     shape = {
         key: value for key, value in content["ensemble"].items() if key in ("members", "hidden")
