@@ -1,7 +1,9 @@
-"""`diffdict extract|train|evaluate|info|verify`: the verbs of the installed command."""
+"""`diffdict extract|train|evaluate|info|verify|push|pull`: the verbs of the installed command."""
 
 import runpy
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from diffdict.cli.paths import PACKAGE
@@ -15,6 +17,8 @@ USAGE = """diffdict: what does a diffusion model know, and where in it?
   diffdict evaluate …    numbers, pictures, pages
   diffdict info PATH     what is in a feature store or a checkpoint
   diffdict verify PATH   every bit of it against its checksums
+  diffdict push PATH hf://USER/NAME licence=…    a run's dictionary, or features, onto the hub
+  diffdict pull hf://datasets/USER/NAME FOLDER   features from there, where they stopped
 
 Each of the first three takes Hydra overrides; `diffdict train --help` lists all choices."""
 
@@ -28,21 +32,42 @@ def main() -> None:
         sys.argv = [str(script), *rest]  # what a DDP child runs again
         runpy.run_path(str(script), run_name="__main__")
     elif verb in ("info", "verify") and len(rest) == 1:
-        _look(verb, rest[0])
+        _say(verb, partial(_look, verb, rest[0]))
+    elif verb in ("push", "pull") and len(rest) >= 2:
+        _say(verb, partial(_exchange, verb, *rest))
     else:
         print(USAGE)
         sys.exit(0 if verb in ("", "-h", "--help") else 2)
 
 
-def _look(verb: str, path: str) -> None:
-    """`info` or `verify` of a path; a mistake is one line and exit code 2."""
+def _say(verb: str, answer: Callable[[], str]) -> None:
+    """What a verb answers; a mistake is one line and exit code 2."""
     try:
-        from diffdict.run import info
-
-        print(getattr(info, verb)(Path(path)))
+        print(answer())
     except UserError as mistake:
         print(f"{verb}: {one_line(mistake)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _look(verb: str, path: str) -> str:
+    """`info` or `verify` of a path."""
+    from diffdict.run import info
+
+    return getattr(info, verb)(Path(path))
+
+
+def _exchange(verb: str, source: str, target: str, *words: str) -> str:
+    """`push` or `pull`; behind its two places `push` takes KEY=VALUE."""
+    if wrong := [word for word in words if verb == "pull" or "=" not in word]:
+        takes = "an address and a folder" if verb == "pull" else "KEY=VALUE behind the address"
+        raise UserError(f"{wrong[0]} has no place here: diffdict {verb} takes {takes}")
+    if verb == "pull":
+        from diffdict.run.pull import pull
+
+        return pull(source, target)
+    from diffdict.run.push import push
+
+    return push(source, target, dict(word.split("=", 1) for word in words))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from diffdict.diffusion.pairs import Branch, draw_pairs, level_of, redraw_pairs,
 from diffdict.diffusion.samplers import noiseless, own_noise
 from diffdict.errors import UserError, at_least
 from diffdict.features.noise import Noise
+from diffdict.features.normalisation import carded_normalisation
 from diffdict.features.one_picture import OnePicture, open_picture
 from diffdict.features.sources import LiveSource
 from diffdict.features.tokens.pool import LivePool
@@ -59,6 +60,7 @@ class Dictionary:
     ) -> "Dictionary":
         """From an exported folder, a run's folder, a checkpoint of task=sae, or another's file.
 
+        hf://user/name is one on the Hugging Face hub, hf://user/name@v1 a revision of it.
         `name` chooses among dictionaries that were learned side by side: scale20.
         """
         return cls(*read_dictionary(path, name), device)
@@ -149,6 +151,7 @@ class Dictionary:
             Noise(**(self.card.get("noise") or {})),
             dtype="fp32",
             device=self.device,
+            normalisation=carded_normalisation(self.card),
         )
 
     def _prepared(self, picture: PictureInput) -> Float[Tensor, "3 side side"]:

@@ -12,7 +12,7 @@ from diffdict.results.published_weights import PUBLISHED
 
 # tasks without a checkpoint: evaluate.py runs them
 MEASURED = (
-    *("probe_sweep", "geometry", "fid"),  # networks
+    *("probe_sweep", "geometry", "doctor", "fid"),  # networks
     "faithfulness",  # samples
     *("substitution", "causality", "lifetimes", "screening", "alignment"),  # dictionaries
 )

@@ -1,6 +1,6 @@
 """FeatureDataModule: the base class of data modules that read features, stored or live."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import pytorch_lightning as pl
@@ -39,9 +39,12 @@ class FeatureDataModule(pl.LightningDataModule):
         dtype: str = "fp16",
         compute: str = "fp32",
         pool: str | None = None,
+        normalise: str = "none",
+        drop_channels: Sequence[int] = (),
     ) -> None:
         """`backbone`, `dtype` and `compute` are used with source="live" only.
 
+        `normalise` and `drop_channels` are what is done to the maps (`normalisation.py`).
         `pool=mean`: the store of maps that were pooled. A store made from another `dataset` or
         `checkpoint` than those given is refused.
         """
@@ -60,6 +63,8 @@ class FeatureDataModule(pl.LightningDataModule):
             dtype=dtype,
             compute=compute,
             pool=pool,
+            normalise=normalise,
+            drop_channels=drop_channels,
         )
         self._training: ResumableLoader | None = None
         self._resumed: dict = {}

@@ -25,6 +25,7 @@ from diffdict.data.pictures import (
 from diffdict.errors import UserError, command, override
 from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.noise import Noise
+from diffdict.features.normalisation import Normalisation
 from diffdict.features.sources import LiveSource
 from diffdict.features.whole_pictures import hold
 
@@ -89,6 +90,7 @@ def see(
     noise: Mapping | None = None,
     sha256: str | None = None,
     device: torch.device | str = "cpu",
+    normalisation: Normalisation = Normalisation(),  # noqa: B008 - immutable
 ) -> NativeMaps:
     """What the backbone sees in the picture, one pass a timestep.
 
@@ -102,7 +104,8 @@ def see(
     shown = OnePicture(image.shape[1])
     shown.image = image
     noise = Noise(**(noise or {}))
-    source = LiveSource(shown, net, timestep, block, noise, dtype="fp32", device=device)
+    options = {"dtype": "fp32", "device": device, "normalisation": normalisation}
+    source = LiveSource(shown, net, timestep, block, noise, **options)
     return hold(source, [0], tuple(image.shape[1:])).to(device)
 
 

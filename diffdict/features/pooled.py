@@ -90,6 +90,11 @@ class PooledLoader:
         `sae`: a dictionary whose codes, pooled, follow each map. `columns` are those of the
         attributes that are asked for.
         """
+        if source.normalisation.whole_pictures:
+            raise UserError(
+                "A picture's channels have mean 0 with data.normalise=channel, and a pooled map is "
+                "these means: data.normalise=token, or target=pixels"
+            )
         self.sae, self.streams, self.columns = sae, source.streams, columns
         if sae is not None:
             self.streams = code_streams(source.streams, sae.latents)

@@ -15,6 +15,7 @@ from diffdict.checkpoints import check_domain, sha256_at_hand
 from diffdict.errors import UserError
 from diffdict.features.locations import Blocks, Key, Timesteps, in_order, place
 from diffdict.features.noise import Noise
+from diffdict.features.normalisation import Normalisation, normalisation
 from diffdict.features.passes import COMPUTE, Passes
 from diffdict.features.store import FeatureStore, check_pool, store_path
 from diffdict.features.store.missing import MissingFeatures
@@ -37,6 +38,7 @@ class StoredSource:
         expect: Mapping | None = None,
         pictures: int | None = None,
         pool: str | None = None,
+        normalisation: Normalisation = Normalisation(),  # noqa: B008 - immutable
     ) -> None:
         """Refuses features made with another `noise`, or whose facts differ from `expect`.
 
@@ -57,7 +59,8 @@ class StoredSource:
         self._check_noise(noise)
         self.pictures = len(self.store) if pictures is None else min(pictures, len(self.store))
         streams = self.store.streams.values()
-        self.streams = [stream for stream in streams if not stream.is_label]
+        self.normalisation = normalisation
+        self.streams = normalisation.streams(each for each in streams if not each.is_label)
         self.dtype = TORCH[self.streams[0].dtype]
 
     def __len__(self) -> int:
@@ -66,7 +69,7 @@ class StoredSource:
     @property
     def facts(self) -> dict:
         """The store's facts: its dataset, backbone, noise and number of pictures."""
-        return {**self.store.facts, "pictures": len(self)}
+        return {**self.store.facts, **self.normalisation.facts, "pictures": len(self)}
 
     @property
     def noise_levels(self) -> list[float | None]:
@@ -78,7 +81,9 @@ class StoredSource:
         k = self.store.pictures_per_shard
         every = [self.store.tokens(stream.name) for stream in self.streams]
         return [
-            torch.stack([shards[picture // k][picture % k] for picture in pictures])
+            self.normalisation(
+                torch.stack([shards[picture // k][picture % k] for picture in pictures])
+            )
             for shards in every
         ]
 
@@ -99,7 +104,7 @@ class StoredSource:
         if not hasattr(os, "posix_fadvise"):
             return
         file = self.store.file(stream.name, shard)
-        start, size = len(file.header), tokens * stream.channels * self.dtype.itemsize
+        start, size = len(file.header), tokens * file.stream.channels * self.dtype.itemsize
         descriptor = os.open(file.path, os.O_RDONLY)
         try:
             for strip in strips:
@@ -132,6 +137,7 @@ class LiveSource:
         compute: str = "fp32",
         device: torch.device | str = "cpu",
         batch_size: int = 8,
+        normalisation: Normalisation = Normalisation(),  # noqa: B008 - immutable
     ) -> None:
         """`dtype`: of the tokens; `compute`: of the network's matrix products."""
         if dtype not in COMPUTE:
@@ -140,7 +146,10 @@ class LiveSource:
         self.net, self.dtype = backbone.to(self.device), TORCH[dtype]
         self.passes = Passes(self.net, timestep, block, noise, compute)
         shapes = self._shapes()
-        self.streams = [Stream(*shapes[key[1]], dtype, *key) for key in self.passes.keys]
+        self.normalisation = normalisation
+        self.streams = normalisation.streams(
+            Stream(*shapes[key[1]], dtype, *key) for key in self.passes.keys
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -150,6 +159,7 @@ class LiveSource:
         """The facts that a store of the same features would have."""
         return {
             **self.dataset.facts,
+            **self.normalisation.facts,
             "split": self.dataset.split,
             "pictures": len(self),
             "backbone": self.net.name,
@@ -167,7 +177,7 @@ class LiveSource:
         parts = []
         for start in range(0, len(pictures), self.batch_size):
             maps = self._pass(pictures[start : start + self.batch_size]).values()
-            parts.append([x.flatten(2).mT.to(self.dtype) for x in maps])
+            parts.append([self.normalisation(x.flatten(2).mT).to(self.dtype) for x in maps])
         return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
     def mask(self, picture: int) -> Shaped[Tensor, "height width"]:
@@ -220,6 +230,8 @@ class FeatureSources:
         dtype: str,
         compute: str,
         pool: str | None = None,
+        normalise: str = "none",
+        drop_channels: Sequence[int] = (),
     ) -> None:
         """`dataset` builds a split and `backbone` the network, each when first needed."""
         if source not in ("store", "live"):
@@ -229,6 +241,7 @@ class FeatureSources:
         self.backbone, self.backbone_name = backbone, backbone_name
         self.timestep, self.block, self.noise = timestep, block, Noise(**(noise or {}))
         check_pool(pool)
+        self.normalisation = normalisation(normalise, drop_channels)
         self.dtype, self.compute, self.pool = dtype, compute, pool
         self.opened: dict[str, Source] = {}
         self._pictures: dict[str, Dataset | None] = {}
@@ -268,6 +281,7 @@ class FeatureSources:
             expect=self._expected(split),
             pictures=None if pictures is None else len(pictures),
             pool=self.pool,
+            normalisation=self.normalisation,
         )
 
     def _path(self, split: str) -> Path:
@@ -315,4 +329,5 @@ class FeatureSources:
             dtype=self.dtype,
             compute=self.compute,
             device=device,
+            normalisation=self.normalisation,
         )

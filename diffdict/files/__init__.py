@@ -18,10 +18,14 @@ from diffdict.files.atomic import (
 )
 from diffdict.files.fetch import download
 from diffdict.files.folder import fresh, unused, write_folder
+from diffdict.files.hub_address import HubAddress, hub_address, on_hub
+from diffdict.files.hub_repository import HubRepository, hub_folder, is_same
 from diffdict.files.json_text import as_json_values, json_text
 from diffdict.files.lock import busy, exclusive_folder
 
 __all__ = [
+    "HubAddress",
+    "HubRepository",
     "as_json_values",
     "busy",
     "bytes_bar",
@@ -31,8 +35,12 @@ __all__ = [
     "free_bytes",
     "fresh",
     "fsync",
+    "hub_address",
+    "hub_folder",
     "human_bytes",
+    "is_same",
     "json_text",
+    "on_hub",
     "plain_disk_errors",
     "publish",
     "remove",

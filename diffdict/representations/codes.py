@@ -15,7 +15,7 @@ from diffdict.features.passes import Passes
 from diffdict.representations.base import Representation
 from diffdict.representations.pooled import next_noise, shared_noise
 from diffdict.results.class_latents import ClassLatents
-from diffdict.sae.card import in_training_order, read_dictionary
+from diffdict.sae.card import check_tokens, in_training_order, read_dictionary
 
 NAMED = 8  # so many latents stand in a name
 BY_CLASS = "by_class"  # the latents that the dictionary's test found for classes
@@ -44,6 +44,7 @@ class PooledCodes(Representation):
                 "the folder of a run of task=sae, or its export"
             )
         sae, self.card = read_dictionary(dictionary, dictionary_name)
+        check_tokens(self.card, {}, f"The dictionary {dictionary}")
         self.sae = in_training_order(sae, self.card)
         if latents == BY_CLASS:
             latents = sorted(ClassLatents(dictionary, dictionary_name).by_class())

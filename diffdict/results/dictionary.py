@@ -16,6 +16,7 @@ from diffdict.sae.grid import ALONE
 FACTS = (  # of the data, what a reader of the card needs
     *("dataset", "dataset_hash", "split", "pictures", "image_size", "class_names", "noise"),
     *("backbone_sha256", "d_in", "grid", "mix", "maps", "dims", "gamma"),
+    *("normalise", "drop_channels"),  # where something was done to the tokens
 )
 
 

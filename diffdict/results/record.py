@@ -18,7 +18,7 @@ from diffdict.results.tables import HasTables, Row, as_csv
 
 FACTS = (  # of the data, what tells whether figures may be compared
     *("dataset", "dataset_hash", "split", "pictures", "image_size", "class_names"),
-    *("backbone", "backbone_sha256", "d_in", "grid", "maps"),
+    *("backbone", "backbone_sha256", "d_in", "grid", "maps", "normalise", "drop_channels"),
 )
 
 

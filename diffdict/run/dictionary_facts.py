@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from diffdict.errors import UserError
+from diffdict.files import on_hub
 from diffdict.run.rewrite import short
 from diffdict.sae.card import check_card, read_dictionary
 
@@ -43,10 +44,10 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
             "with -m dictionary=a,b"
         )
     for path in several:
-        if not Path(path).exists():
+        if not (on_hub(path) or Path(path).exists()):
             raise UserError(
                 f"dictionary={path} is no file or folder here: name a run of task=sae, its "
-                "last.ckpt or its dictionary/"
+                "last.ckpt or its dictionary/, or one on the hub by hf://USER/NAME"
             )
     _, card = read_dictionary(several[0], cfg.get("name"))
     check_card(card)

@@ -12,6 +12,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from diffdict import checkpoints, files
+from diffdict.features.normalisation import normalisation
 from diffdict.features.one_picture import open_picture, see
 from diffdict.reports.subjects import LooksAtPictures, require
 from diffdict.results.folders import tables_beside
@@ -40,7 +41,10 @@ def look(cfg: DictConfig) -> None:
     arguments = {"tables": tables_beside(cfg.ckpt_path)}  # of a test of the same run
     if net is not None:
         where = cfg.timestep, cfg.block, cfg.noise, facts.get("backbone_sha256")
-        arguments["maps"] = see(image, net, *where, device)
+        done = normalisation(
+            cfg.data.get("normalise") or "none", cfg.data.get("drop_channels") or ()
+        )
+        arguments["maps"] = see(image, net, *where, device, done)
     arguments = {key: value for key, value in arguments.items() if key in parameters}
     rows = model.to(device).look(image.to(device), folder=folder, **arguments)
     write_results(folder, describe_run(cfg), {"picture": rows}, time.perf_counter() - start)

@@ -10,11 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffdict import checkpoints
 from diffdict.checkpoints.read import read
-from diffdict.errors import UserError, one_line
+from diffdict.errors import UserError, one_line, override
 from diffdict.sae.base import Sae
 from diffdict.sae.load import LoadedDictionary, load_dictionary
 
 NEEDED = ("backbone", "timestep", "block")  # what a card has to say of a network
+PLAIN = {"normalise": "none", "drop_channels": []}  # what is done to tokens, unless it is said
 OF_TOKENS = ("mean", "b_dec")  # as wide as a token, which may be as wide as the dictionary
 
 
@@ -68,15 +69,23 @@ def check_card(card: Mapping) -> None:
         )
 
 
+def check_tokens(card: Mapping, given: Mapping, what: str) -> None:
+    """Refuses tokens to which not the same was done as to those that were learned from."""
+    learned = {key: card.get(key) or plain for key, plain in PLAIN.items()}
+    if wrong := [key for key in PLAIN if learned[key] != given.get(key, PLAIN[key])]:
+        key = wrong[0]
+        raise UserError(
+            f"{what} was learned with {override(f'data.{key}', learned[key])}, and here tokens "
+            f"have {override(f'data.{key}', given.get(key, PLAIN[key]))}: both must be the same"
+        )
+
+
 def card_of_config(config: Mapping, path: Path) -> dict:
     """What a card says, out of a run's unresolved config."""
     places = {key: key for key in ("backbone", "timestep", "block", "noise")}
-    places |= {
-        "seed": "sae.seed",
-        "mix": "data.mix",
-        "image_size": "dataset.image_size",
-        "dataset": "dataset.name",
-    }
+    places |= {key: f"data.{key}" for key in PLAIN}
+    places |= {"seed": "sae.seed", "mix": "data.mix"}
+    places |= {"image_size": "dataset.image_size", "dataset": "dataset.name"}
     try:
         whole = OmegaConf.create(config)
         chosen = {key: OmegaConf.select(whole, place) for key, place in places.items()}
@@ -91,4 +100,9 @@ def card_of_config(config: Mapping, path: Path) -> dict:
             f"The config in {path} cannot be resolved here ({one_line(error)}): load the folder "
             f"dictionary/ that the run wrote beside it"
         ) from error
-    return {key: value for key, value in chosen.items() if value is not None or key == "timestep"}
+    unsaid = {key: (None, plain) for key, plain in PLAIN.items()}
+    return {
+        key: value
+        for key, value in chosen.items()
+        if key == "timestep" or value not in unsaid.get(key, (None,))
+    }

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from diffdict import files
 from diffdict.checkpoints import load_strictly, resolve
 from diffdict.checkpoints.read import read
 from diffdict.errors import UserError
@@ -22,8 +23,8 @@ class LoadedDictionary(NamedTuple):
 
 
 def load_dictionary(path: str | Path, name: str | None = None) -> LoadedDictionary:
-    """`name`, such as scale20, selects one of several dictionaries of a run."""
-    path = Path(path)
+    """`name`, such as scale20, selects one of several of a run; hf://user/name is fetched."""
+    path = files.hub_folder(path) if files.on_hub(path) else Path(path)
     if path.is_dir():
         folder = _chosen_folder(path, name)
         card = folder / saelens.CARD

@@ -19,6 +19,7 @@ from diffdict.features.passes import Passes
 from diffdict.features.pixels.codes import CodedMaps
 from diffdict.features.store.shards import TORCH
 from diffdict.metrics.segmentation import top_tenth
+from diffdict.sae.card import check_tokens
 from diffdict.sae.load import load_dictionary
 from diffdict.tasks.deeplab import DeepLab
 from diffdict.tasks.pixel_mlp import PixelMLP
@@ -184,6 +185,8 @@ def open_labeller(
 ) -> Labeller:
     """The segmenter of a run of task=pixel_mlp, which looks through `net` or its own backbone."""
     content, facts = read(Path(checkpoint))[0], checkpoints.facts_of(checkpoint)
+    data = content.get("config", {}).get("data", {})
+    check_tokens(data, {}, f"The labeller {checkpoint}")
     shape = {
         key: value for key, value in content["ensemble"].items() if key in ("members", "hidden")
     }

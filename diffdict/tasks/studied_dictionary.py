@@ -10,7 +10,7 @@ from diffdict.backbones.base import Backbone, Block
 from diffdict.backbones.denoiser import Edits, check_denoiser
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae
-from diffdict.sae.card import check_card, in_training_order, read_dictionary
+from diffdict.sae.card import check_card, check_tokens, in_training_order, read_dictionary
 from diffdict.sae.steering import Steering
 
 
@@ -21,6 +21,7 @@ class StudiedDictionary:
         """`block`: which, where the card names several."""
         self.net = check_denoiser(net, "a dictionary steers one while it draws")
         check_card(card)
+        check_tokens(card, {}, "The dictionary")
         known = card.get("backbone_sha256")
         if known not in (None, net.sha256):
             raise UserError(

@@ -22,7 +22,7 @@ from diffdict.features.whole_pictures import (
     hold,
 )
 from diffdict.sae.base import Sae
-from diffdict.sae.load import load_dictionary
+from diffdict.sae.card import check_tokens, read_dictionary
 from diffdict.seeds import permutation
 
 UNLABELLED = -1  # stands for the ignore label in data that has none
@@ -148,7 +148,9 @@ class PixelDataModule(FeatureDataModule):
 
     @cached_property
     def _dictionary(self) -> Sae:
-        return load_dictionary(self.sae).sae.eval().requires_grad_(False)
+        sae, card = read_dictionary(self.sae)
+        check_tokens(card, self.sources.normalisation.facts, f"data.sae={self.sae}")
+        return sae.eval().requires_grad_(False)
 
     def _encode(self, maps: NativeMaps) -> PixelMaps:
         """The maps as they are, or as the dictionary's codes."""

@@ -59,6 +59,8 @@ class StoredPool(Pool):
         self.source, self.dtype = source, source.dtype
         self.pictures = torch.tensor(list(pictures))
         tokens = self.positions
+        if source.normalisation.whole_pictures:
+            strip = tokens
         self.strip = max(n for n in range(1, min(strip, tokens) + 1) if tokens % n == 0)
         self.strips = self.positions // self.strip  # of a picture
         self.units = len(pictures) * self.strips * (len(self.streams) if self.stack else 1)
@@ -70,7 +72,9 @@ class StoredPool(Pool):
         for stream, shard, rows, place in self._places(units):
             x = self.source.store.tokens(self.streams[stream].name)[shard]
             x = x.view(-1, self.strip, x.shape[2])
-            if x.shape[2] == self.width:
+            if not self.source.normalisation.plain:
+                out[place, :, self.columns[stream]] = self.source.normalisation(x[rows])
+            elif x.shape[2] == self.width:
                 torch.index_select(x, 0, rows, out=out[place])
             else:
                 out[place, :, self.columns[stream]] = x.index_select(0, rows)

@@ -28,6 +28,7 @@ USUAL = ("test/iou", "test/miou", "test/fvu", "test/l0")
 OF_PICTURES = (  # the usual ones where none of those is
     *("test/accuracy", "test/average_precision", "test/pearson", "test/score"),
     *("test/alignment", "test/uniformity"),
+    *("test/structure", "test/noise_share", "test/gamma", "test/effective_rank", "test/massive"),
     "test/frechet",
 )
 BY_STEP = ("samples", "backbone.checkpoint")  # whose paths may end with a training's step
@@ -37,9 +38,9 @@ OF_CLASSES = re.compile(
 )  # figures that follow the classes
 LESS_IS_BETTER = (
     *("fvu", "loss", "dead", "coherence", "coherence_max", "mse"),
-    *("alignment", "uniformity", "frechet", "kid"),
+    *("alignment", "uniformity", "frechet", "kid", "noise_share"),
 )
-NEITHER = ("l0",)  # is there to be read, not to be raised
+NEITHER = ("l0", "gamma", "effective_rank", "massive", "massive_share")  # are there to be read
 UNITS = {  # of figures whose name does not say it
     "iou": "0 to 1, mean of the classes",
     "miou": "0 to 1, mean of the classes",
@@ -52,6 +53,11 @@ UNITS = {  # of figures whose name does not say it
     "l0": "active latents a token",
     "dead": "share of the latents",
     "cosine": "-1 to 1",
+    "structure": "-1 to 1, how much likeness falls with distance",
+    "noise_share": "share of the variance that is noise",
+    "gamma": "‖μ‖ / ‖σ‖",
+    "effective_rank": "directions",
+    "massive": "channels",
 }
 
 
