@@ -1,0 +1,169 @@
+"""A random pipeline of every family that backbone=hub knows, by diffusers' own classes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+
+SIDE, FACTOR = 32, 4  # of pictures in pixels, over that of their latents
+TOKENS, TEXT, POOLED = 5, 16, 12
+VAE = {
+    "block_out_channels": (8, 8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.7,
+}
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "cross_attention_dim": TEXT,
+    "attention_head_dim": 4,
+    "norm_num_groups": 4,
+}
+TRANSFORMER = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "num_layers": 3,
+    "sample_size": 8,
+    "patch_size": 2,
+}
+CHAIN = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+class Made(NamedTuple):
+    """How a family is made."""
+
+    network: str
+    config: dict
+    scheduler: str
+    settings: dict
+    pipeline: str
+    vae: dict = {}  # noqa: RUF012 - read alone
+    pooled: bool = False
+    mask: bool = False
+
+
+FAMILIES = {
+    "sd": Made(
+        "UNet2DConditionModel",
+        UNET,
+        "PNDMScheduler",
+        {**CHAIN, "skip_prk_steps": True, "steps_offset": 1},
+        "StableDiffusionPipeline",
+    ),
+    "sdxl": Made(
+        "UNet2DConditionModel",
+        {
+            **UNET,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + POOLED,
+            "transformer_layers_per_block": (1, 2),
+            "use_linear_projection": True,
+        },
+        "EulerDiscreteScheduler",
+        {**CHAIN, "steps_offset": 1},
+        "StableDiffusionXLPipeline",
+        pooled=True,
+    ),
+    "dit": Made(
+        "DiTTransformer2DModel",
+        {**TRANSFORMER, "out_channels": 8, "norm_elementwise_affine": False},
+        "DDIMScheduler",
+        {"clip_sample": False},
+        "DiTPipeline",
+    ),
+    "pixart": Made(
+        "PixArtTransformer2DModel",
+        {**TRANSFORMER, "out_channels": 8, "cross_attention_dim": 16, "caption_channels": TEXT},
+        "DPMSolverMultistepScheduler",
+        {"beta_start": 0.0001, "beta_end": 0.02},
+        "PixArtAlphaPipeline",
+        mask=True,
+    ),
+    "sd3": Made(
+        "SD3Transformer2DModel",
+        {
+            **TRANSFORMER,
+            "out_channels": 4,
+            "joint_attention_dim": TEXT,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": POOLED,
+            "pos_embed_max_size": 16,
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"shift": 3.0},
+        "StableDiffusion3Pipeline",
+        {"shift_factor": 0.06},
+        pooled=True,
+    ),
+    "flux": Made(
+        "FluxTransformer2DModel",
+        {
+            "in_channels": 16,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": TEXT,
+            "pooled_projection_dim": POOLED,
+            "axes_dims_rope": (4, 4, 8),
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"shift": 1.0},
+        "FluxPipeline",
+        {"shift_factor": 0.1},
+        pooled=True,
+    ),
+}
+
+
+def component(family: str) -> str:
+    """What a pipeline calls its network."""
+    return "unet" if FAMILIES[family].network.startswith("UNet") else "transformer"
+
+
+def save_pipeline(family: str, folder: Path) -> Path:
+    """The family's network, autoencoder and scheduler, and words.npz: a text's embeddings."""
+    made = FAMILIES[family]
+    torch.manual_seed(0)
+    network = getattr(diffusers, made.network)(**made.config)
+    network.save_pretrained(folder / component(family))
+    diffusers.AutoencoderKL(**{**VAE, **made.vae}).save_pretrained(folder / "vae")
+    scheduler = getattr(diffusers, made.scheduler)(**made.settings)
+    scheduler.save_pretrained(folder / "scheduler")
+    save_words(family, folder / "words.npz")
+    return folder
+
+
+def words(family: str) -> dict[str, torch.Tensor]:
+    """A text's embeddings and those of another, under diffusers' names."""
+    made, told = FAMILIES[family], {}
+    generator = torch.Generator().manual_seed(3)
+    for sign in ("", "negative_"):
+        told[f"{sign}prompt_embeds"] = torch.randn(1, TOKENS, TEXT, generator=generator)
+        if made.pooled:
+            told[f"{sign}pooled_prompt_embeds"] = torch.randn(1, POOLED, generator=generator)
+        if made.mask:
+            told[f"{sign}prompt_attention_mask"] = torch.tensor([[1, 1, 1, 0, 0]])
+    return told
+
+
+def save_words(family: str, path: Path) -> Path:
+    """Those in a file."""
+    np.savez(path, **{key: x.numpy() for key, x in words(family).items()})
+    return path
+
+
+def told(family: str, folder: Path) -> dict[str, str]:
+    """What Hub takes beside its checkpoint: the embeddings, where the family reads a text."""
+    return {} if family == "dit" else {"prompt": str(folder / "words.npz")}
