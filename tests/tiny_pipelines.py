@@ -1,5 +1,6 @@
 """A random pipeline of every family that backbone=hub knows, by diffusers' own classes."""
 
+import inspect
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,3 +168,27 @@ def save_words(family: str, path: Path) -> Path:
 def told(family: str, folder: Path) -> dict[str, str]:
     """What Hub takes beside its checkpoint: the embeddings, where the family reads a text."""
     return {} if family == "dit" else {"prompt": str(folder / "words.npz")}
+
+
+def pipeline_of(family: str, folder: Path) -> diffusers.DiffusionPipeline:
+    """diffusers' own pipeline of the folder's parts, without text encoders."""
+    made = FAMILIES[family]
+    kind = getattr(diffusers, made.pipeline)
+    parts = {
+        component(family): getattr(diffusers, made.network).from_pretrained(
+            folder / component(family), low_cpu_mem_usage=False
+        ),
+        "vae": diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),
+        "scheduler": getattr(diffusers, made.scheduler).from_pretrained(folder / "scheduler"),
+    }
+    takes = inspect.signature(kind.__init__).parameters
+    absent = {
+        name: None
+        for name, each in takes.items()
+        if name not in (*parts, "self") and each.default is inspect.Parameter.empty
+    }
+    if family == "sd":
+        absent["requires_safety_checker"] = False
+    pipeline = kind(**parts, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -1,6 +1,6 @@
 """Flow matching (Lipman et al. 2023; Esser et al. 2024): a picture on a straight line to noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,8 @@ class Flow:
     """
 
     steps: int = 1000
-    scheduler: Callable[[], object] | None = field(default=None, repr=False)  # a pipeline's, fresh
+    # a pipeline's scheduler, ready for so many steps on x of this shape
+    scheduler: Callable[[int, Sequence[int]], object] | None = field(default=None, repr=False)
 
     @property
     def timesteps(self) -> Int64[Tensor, " steps"]:

@@ -191,7 +191,8 @@ def test_noise_is_the_schedulers(family, folders, net, images, noise):
     first = net.first_timestep
     for t in (first, 250, 750, first + 998):
         x_t, at = net.noised(latents, t, noise)
-        torch.testing.assert_close(x_t, noised(family, latents, noise, t), atol=1e-6, rtol=1e-5)
+        own = noised(family, latents, noise, t)  # whose tables are in float32
+        torch.testing.assert_close(x_t, own, atol=1e-5, rtol=1e-5)
         assert at.tolist() == [t, t]
     with pytest.raises(UserError, match=f"between {first} and {first + 999}, got 1001"):
         net.noised(latents, 1001, noise)

@@ -276,7 +276,7 @@ class Hub(Denoiser):
                 f"{folder} has no scheduler beside it, which says what a timestep is: name the "
                 "pipeline's folder, with scheduler/scheduler_config.json"
             )
-        return process_of(config or {}, predict, self.name)
+        return process_of(config or {}, self.family, predict, self.name)
 
     def _prompts(
         self, folder: Path, prompt: str, negative: str | None, kept: Path

@@ -1,5 +1,6 @@
 """What sets one family of diffusers' networks apart from another, and what all of them share."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -108,6 +109,16 @@ class Family:
         """A text by the pipeline's own encoders; None: what it guides away from unless told."""
         raise NotImplementedError
 
+    def set_steps(self, scheduler: object, steps: int, shape: Sequence[int]) -> None:
+        """A scheduler's stops as the family's pipeline sets them for x of this shape."""
+        if scheduler.config.get("use_dynamic_shifting"):
+            scheduler.set_timesteps(steps, mu=shift_for(scheduler.config, self._tokens(shape)))
+        else:
+            scheduler.set_timesteps(steps)
+
+    def _tokens(self, shape: Sequence[int]) -> int:
+        return math.prod(side // self.divisor for side in shape[2:])
+
     def grid(self, tokens: int, size: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the picture's tokens in x_t of this size."""
         return size[0] // self.divisor, size[1] // self.divisor
@@ -145,6 +156,13 @@ def diffusers_class(name: str) -> type[nn.Module]:
             f"diffusers {diffusers.__version__} has no {name}: pip install --upgrade diffusers"
         )
     return getattr(diffusers, name)
+
+
+def shift_for(config: Mapping, tokens: int) -> float:
+    """The shift of a flow's stops, on a line through those of small and large pictures."""
+    few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return low + (high - low) * (tokens - few) / (many - few)
 
 
 def halvings(config: Mapping) -> int:

@@ -3,11 +3,14 @@
 Black Forest Labs 2024. Two by two latents are one token, told its row and column.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, rows, shares
+from diffdict.backbones.hub.family import Family, Setting, rows, shares, shift_for
 from diffdict.backbones.hub.prompt import Prompt
 
 PATCH = 2  # the side of what the pipeline packs into a token, whatever patch_size says
@@ -63,6 +66,11 @@ class PackedTransformer(Family):
         return F.fold(output.mT, x_t.shape[2:], PATCH, stride=PATCH).view(
             len(x_t), -1, height * PATCH, width * PATCH
         )
+
+    def set_steps(self, scheduler: object, steps: int, shape: Sequence[int]) -> None:
+        """Evenly from 1 down to 1 / steps, then shifted."""
+        mu = shift_for(scheduler.config, self._tokens(shape))
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """By T5, and CLIP's vector."""
