@@ -47,7 +47,7 @@ TASKS = {
         "pixel_mlp",
         "sae",
     ],
-    "extract": ["features", "invert", "samples", "steering"],
+    "extract": ["features", "invert", "latents", "samples", "steering"],
 }
 SWEEPS = sorted(Path(folder("sweeps"), "sweep").glob("*.yaml"))
 takes = cache(arguments)  # asked thousands of times

@@ -170,8 +170,84 @@ def told(family: str, folder: Path) -> dict[str, str]:
     return {} if family == "dit" else {"prompt": str(folder / "words.npz")}
 
 
-def pipeline_of(family: str, folder: Path) -> diffusers.DiffusionPipeline:
-    """diffusers' own pipeline of the folder's parts, without text encoders."""
+def encoders(family: str) -> dict[str, object]:
+    """Random text encoders and tokenizers of letters, under the pipeline's names."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+
+    torch.manual_seed(1)
+    if family == "sd":
+        return {"text_encoder": clip(CLIPTextModel, TEXT), "tokenizer": clip_letters()}
+    if family == "pixart":
+        return {"text_encoder": t5(T5EncoderModel), "tokenizer": t5_letters()}
+    if family == "flux":
+        return {
+            **{"text_encoder": clip(CLIPTextModel, POOLED), "tokenizer": clip_letters()},
+            **{"text_encoder_2": t5(T5EncoderModel), "tokenizer_2": t5_letters()},
+        }
+    first = CLIPTextModel if family == "sdxl" else CLIPTextModelWithProjection
+    pooled = POOLED if family == "sdxl" else POOLED // 2
+    both = {
+        **{"text_encoder": clip(first, TEXT // 2, pooled), "tokenizer": clip_letters()},
+        "text_encoder_2": clip(CLIPTextModelWithProjection, TEXT // 2, pooled),
+        "tokenizer_2": clip_letters(),
+    }
+    third = {"text_encoder_3": t5(T5EncoderModel), "tokenizer_3": t5_letters()}
+    return both if family == "sdxl" else both | third
+
+
+LETTERS = [chr(code) for code in range(97, 123)]
+
+
+def clip(kind: type, width: int, projection: int = POOLED) -> torch.nn.Module:
+    """A CLIP of letters."""
+    from transformers import CLIPTextConfig
+
+    sizes = {"hidden_size": width, "intermediate_size": 16, "projection_dim": projection}
+    depth = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    return kind(CLIPTextConfig(**sizes, **depth, **ends, vocab_size=54, max_position_embeddings=9))
+
+
+def clip_letters() -> object:
+    """Its tokenizer: nine tokens a text."""
+    from transformers import CLIPTokenizer
+
+    every = [*LETTERS, *(f"{x}</w>" for x in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: number for number, token in enumerate(every)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=9)
+
+
+def t5(kind: type) -> torch.nn.Module:
+    """A T5 of letters."""
+    from transformers import T5Config
+
+    sizes = {"d_model": TEXT, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return kind(T5Config(**sizes, vocab_size=32))
+
+
+def t5_letters() -> object:
+    """Its tokenizer."""
+    from transformers import T5TokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -3.0) for letter in LETTERS]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0)
+
+
+def save_with_encoders(family: str, folder: Path) -> diffusers.DiffusionPipeline:
+    """The whole pipeline in the folder, and the pipeline itself."""
+    save_pipeline(family, folder)
+    parts = encoders(family)
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    made = pipeline_of(family, folder, **parts)
+    made.save_pretrained(folder)
+    return made
+
+
+def pipeline_of(family: str, folder: Path, **more: object) -> diffusers.DiffusionPipeline:
+    """diffusers' own pipeline of the folder's parts, without text encoders but for `more`."""
     made = FAMILIES[family]
     kind = getattr(diffusers, made.pipeline)
     parts = {
@@ -180,6 +256,7 @@ def pipeline_of(family: str, folder: Path) -> diffusers.DiffusionPipeline:
         ),
         "vae": diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),
         "scheduler": getattr(diffusers, made.scheduler).from_pretrained(folder / "scheduler"),
+        **more,
     }
     takes = inspect.signature(kind.__init__).parameters
     absent = {

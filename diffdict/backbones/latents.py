@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.base import weights_sha256
+from diffdict.backbones.base import combined_sha256, weights_sha256
 from diffdict.errors import UserError
 
 KIND = "AutoencoderKL"
@@ -37,6 +37,11 @@ class LatentEncoder:
     def sha256(self) -> str:
         """Of its weights."""
         return weights_sha256(self.vae)
+
+    @property
+    def view_sha256(self) -> str:
+        """Of its weights, and of what is taken of its posterior."""
+        return combined_sha256(self.sha256, self.posterior)
 
     @torch.no_grad()
     def __call__(

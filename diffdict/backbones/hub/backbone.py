@@ -233,7 +233,7 @@ class Hub(Denoiser):
 
     def _looks(self, prompt: str) -> list[str]:
         """Hashes and words of all beside its weights that changes a feature."""
-        looks = [] if self.encoder is None else [self.encoder.sha256, self.encoder.posterior]
+        looks = [] if self.encoder is None else [self.encoder.view_sha256]
         looks += [] if self.prompt is None else [self.prompt.sha256]
         looks += [] if self.tap.word == "output" else [self.tap.word]
         told = self.family.config.get("guidance_embeds")

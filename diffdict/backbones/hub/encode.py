@@ -42,13 +42,16 @@ def encode(
 def _encoded(folder: Path, text: str | None, by: Callable) -> Prompt:
     """The encoders live no longer than this call."""
     try:
-        import transformers  # noqa: F401
         from diffusers import DiffusionPipeline
+        from diffusers.utils import logging as progress
+        from transformers.utils import logging as more_progress
     except ImportError as error:
         raise UserError(
             "A prompt is encoded by transformers, which is not here: pip install "
             "'diffdict[text]', or give embeddings, backbone.prompt=FILE.npz"
         ) from error
+    progress.disable_progress_bar()
+    more_progress.disable_progress_bar()
     without = {name: None for name in UNNEEDED if name in read_json(folder / INDEX)}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
