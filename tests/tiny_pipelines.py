@@ -181,13 +181,16 @@ def encoders(family: str) -> dict[str, object]:
         return {"text_encoder": t5(T5EncoderModel), "tokenizer": t5_letters()}
     if family == "flux":
         return {
-            **{"text_encoder": clip(CLIPTextModel, POOLED), "tokenizer": clip_letters()},
-            **{"text_encoder_2": t5(T5EncoderModel), "tokenizer_2": t5_letters()},
+            "text_encoder": clip(CLIPTextModel, POOLED),
+            "tokenizer": clip_letters(),
+            "text_encoder_2": t5(T5EncoderModel),
+            "tokenizer_2": t5_letters(),
         }
     first = CLIPTextModel if family == "sdxl" else CLIPTextModelWithProjection
     pooled = POOLED if family == "sdxl" else POOLED // 2
     both = {
-        **{"text_encoder": clip(first, TEXT // 2, pooled), "tokenizer": clip_letters()},
+        "text_encoder": clip(first, TEXT // 2, pooled),
+        "tokenizer": clip_letters(),
         "text_encoder_2": clip(CLIPTextModelWithProjection, TEXT // 2, pooled),
         "tokenizer_2": clip_letters(),
     }

@@ -14,7 +14,9 @@ from diffdict.diffusion.samplers import NoiseSource, OnStep, Sampled, check_leve
 from diffdict.diffusion.schedules import Schedule, gather
 from diffdict.errors import UserError
 
-Scheduler = Callable[[int, Sequence[int]], object]  # (steps, shape of x) → diffusers', ready to step
+Scheduler = Callable[
+    [int, Sequence[int]], object
+]  # (steps, shape of x) → diffusers', ready to step
 # their steps draw noise, in an order that only a whole batch has
 DRAWING = ("DDPM", "Ancestral", "LCM", "SDE", "TCD")
 

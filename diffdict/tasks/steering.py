@@ -41,7 +41,7 @@ from diffdict.tasks.changes import (
     combined,
     say_idle,
 )
-from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
+from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
 from diffdict.tasks.studied_dictionary import open_studied
 
 RECORD = "steering.json"
@@ -93,7 +93,8 @@ class SteeredPairs(pl.LightningModule):
         `level`: a timestep that pictures are inverted to; None: chains begin with noise.
         """
         super().__init__()
-        self.studied = open_studied(dictionary, net, name, block)
+        self.studied = open_studied(dictionary, net, name, block, latents=True)
+        check_clipping(self.studied.net, sampler)
         self.net = self.studied.net.requires_grad_(False).eval()
         self.sae = self.studied.sae  # moves with the module
         self.sampler, self.objective, self.how = sampler, objective, how
@@ -196,19 +197,26 @@ class SteeredPairs(pl.LightningModule):
 
     def draw(self, indices: Int[Tensor, " batch"]) -> Pairs:
         """These pictures off and on, each from its own noise."""
-        noise = own_noise(self.seed, indices.tolist(), (3, *[self.net.image_size] * 2))
+        shape = self.net.noise_shape((3, *[self.net.image_size] * 2))
+        noise = own_noise(self.seed, indices.tolist(), shape)
         steps = length(self.sampler, self.net.process)
         given = Given(label=self.labels(indices))
-        return draw_pairs(
-            lambda x, t: self.net(x, t, given),
-            self.branches(given),
-            self.net.process.start(noise(steps).to(indices.device)),
-            self.net.process,
-            self.sampler,
-            objective=self.objective,
-            noise=noise,
-            on_step=lambda *_: self.stepped(len(indices)),
+        return self._pictures(
+            draw_pairs(
+                lambda x, t: self.net(x, t, given),
+                self.branches(given),
+                self.net.process.start(noise(steps).to(indices.device)),
+                self.net.process,
+                self.sampler,
+                objective=self.objective,
+                noise=noise,
+                on_step=lambda *_: self.stepped(len(indices)),
+            )
         )
+
+    def _pictures(self, drawn: Pairs) -> Pairs:
+        """Pairs of what the network's process ends in as pairs of pictures."""
+        return Pairs(self.net.pictures(drawn.off), [self.net.pictures(x) for x in drawn.on])
 
     def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
         """The class of each picture, as task=samples gives it."""
@@ -291,13 +299,14 @@ class SteeredPictures(SteeredPairs):
         drawn = redraw_pairs(
             lambda x, t: self.net(x, t, given),
             self.branches(given),
-            images,
+            self.net.prepared(images),
             self.net.process,
             self.sampler,
             objective=self.objective,
             level=self.level,
             on_step=lambda *_: self.stepped(len(indices)),
         )
+        drawn = self._pictures(drawn)
         self.keep(indices, drawn, images)
         return drawn
 

@@ -1,5 +1,6 @@
-"""Each family of backbone=hub against diffusers' own classes: latents, noise, maps, edits, stops."""
+"""Each family of backbone=hub against diffusers' own classes: latents, noise, maps, edits."""
 
+import math
 from functools import partial
 
 import diffusers
@@ -8,8 +9,8 @@ import torch
 
 from diffdict.backbones.hub import Hub
 from diffdict.backbones.hub.flux import packed
-from diffdict.backbones.hub.taps import Enough
 from diffdict.errors import UserError
+from diffdict.run.info import info
 from tests.tiny_pipelines import FACTOR, FAMILIES, SIDE, component, save_pipeline, told, words
 
 OUTER = {
@@ -228,7 +229,6 @@ def test_a_pass_ends_with_the_last_block_and_equals_the_full_one(family, net, im
     hook.remove()
     assert not called
     assert all(torch.equal(early[block], full[block]) for block in blocks)
-    assert issubclass(Enough, Exception)
 
 
 @pytest.mark.parametrize("taps", ["output", "input", "residual"])
@@ -267,3 +267,15 @@ def test_an_edit_has_the_effect_of_a_hook(family, folders, net):
         answer = diffusers.FluxPipeline._unpack_latents(answer, SIDE, SIDE, FACTOR)
     ours = net(x, torch.full((2,), t), edits={block: lambda h, at: h + 1})
     torch.testing.assert_close(ours, answer, atol=1e-5, rtol=1e-5)
+
+
+def test_info_says_what_the_folder_holds_before_a_weight_is_read(family, folders, net):
+    said = info(folders[family])
+    network = theirs(family, folders[family])
+    number = sum(parameter.numel() for parameter in network.parameters())
+    assert f"{FAMILIES[family].network}, {number:,} parameters" in said
+    assert f"blocks {', '.join(OUTER[family])}\n" in said
+    level = net.noise_level(500)
+    row = next(line for line in said.splitlines() if line.split()[0] == "500")
+    assert float(row.split()[2]) == pytest.approx(level, rel=1e-3)
+    assert float(row.split()[-1]) == pytest.approx(-2 * math.log(level), abs=0.01)

@@ -1,4 +1,4 @@
-"""Prompts of backbone=hub: by the pipeline's own encoders, once, and no longer in memory; and .npz."""
+"""Prompts of backbone=hub: by the pipeline's own encoders, once, then freed; and .npz."""
 
 import gc
 import subprocess
@@ -102,8 +102,11 @@ def test_attention_is_what_the_cross_attention_gives_each_token(tmp_path):
     ):
         folder = save_pipeline(family, tmp_path / family)
         net = Hub(str(folder), SIDE, taps="attention", **told(family, folder)).eval()
-        shares, layer = [], net.network.get_submodule(
-            f"{block}.transformer_blocks.0.attn2" if family == "sd" else f"{block}.attn2"
+        shares, layer = (
+            [],
+            net.network.get_submodule(
+                f"{block}.transformer_blocks.0.attn2" if family == "sd" else f"{block}.attn2"
+            ),
         )
         plain = layer.get_attention_scores
 
@@ -142,7 +145,7 @@ def test_embeddings_that_do_not_fit_are_refused(tmp_path):
             Hub(str(folder), SIDE, prompt=str(path))
         assert "\n" not in str(wrong.value)
     np.savez(path, prompt_embeds=np.array([{}], dtype=object))  # a pickle
-    with pytest.raises(UserError, match="no .npz of arrays"):
+    with pytest.raises(UserError, match=r"no \.npz of arrays"):
         Hub(str(folder), SIDE, prompt=str(path))
     with pytest.raises(UserError, match="is told no text, got prompt=a cat"):
         Hub(str(save_pipeline("dit", tmp_path / "dit")), SIDE, prompt="a cat")

@@ -1,4 +1,6 @@
-"""The real doors on every family of backbone=hub: store, dictionary, concepts, few-shot, samples."""
+"""The real doors on every family of backbone=hub: from a folder to concepts and samples."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_features_of_stored_latents_are_those_of_the_pictures(opened, tmp_path, 
     words += ["storage=fp32", "split=test"]
     with pytest.raises(UserError, match="No latents of toy_faces .* task=latents"):
         opened("extract", *words, "latents=true")
-    run = opened("extract", "task=latents", *words, "timestep=null")
+    run = opened("extract", "task=latents", *words)
     run.trainer.predict(run.model, run.data, return_predictions=False)
     for root, more in (("plain", []), ("stored", ["latents=true"])):
         root = f"paths.features={root if root == 'plain' else 'features'}"
@@ -96,16 +98,26 @@ def test_features_of_stored_latents_are_those_of_the_pictures(opened, tmp_path, 
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_a_dictionary_learns_live_and_samples_are_drawn(opened, tmp_path, family):
+def test_a_dictionary_learned_live_steers_what_is_drawn(opened, tmp_path, family):
     words = [*network(family, tmp_path), *FACES]
     run = opened("train", "task=sae", *words, *FEW, "trainer.max_steps=2", "data.source=live")
     run.trainer.fit(run.model, run.data)
-    assert run.trainer.global_step == 2
+    run.trainer.save_checkpoint("last.ckpt")
     few = ["sampler=pipeline", "sampler.steps=2", "data.number=2"]
-    run = opened("extract", "task=samples", *words, *few)
+    plain = drawn(opened("extract", "task=samples", *words, *few), f"samples/{family}")["arr_0"]
+    assert plain.shape == (2, 64, 64, 3)
+    steer = ["task=steering", "dictionary=last.ckpt", "latents=[0,1,2]", "amount=[1,50]"]
+    pairs = drawn(opened("extract", *words, *few, *steer), f"samples/{family}_steered")
+    assert np.array_equal(pairs["off"], plain)
+    assert np.array_equal(pairs["on"][:, 0], plain)
+    assert not np.array_equal(pairs["on"][:, 1], plain)
+
+
+def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
+    """What a run of samples has left."""
     run.trainer.predict(run.model, run.data, return_predictions=False)
-    made = next((tmp_path / f"samples/{family}").glob("*.npz"))
-    assert np.load(made)["arr_0"].shape == (2, 64, 64, 3)
+    (path,) = Path(folder).glob("*.npz")
+    return dict(np.load(path))
 
 
 @pytest.mark.parametrize(

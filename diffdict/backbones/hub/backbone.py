@@ -1,4 +1,4 @@
-"""Any network of pictures that diffusers has saved in a folder, with what its pipeline says of it."""
+"""Any network of pictures that diffusers has saved in a folder, as its pipeline uses it."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -162,7 +162,7 @@ class Hub(Denoiser):
         """That of the picture's latents, where it looks at those."""
         if self.encoder is None or picture[0] == self.family.channels:
             return picture
-        channels, height, width = picture
+        _, height, width = picture
         factor = self.encoder.factor
         return self.family.channels, height // factor, width // factor
 
@@ -239,9 +239,7 @@ class Hub(Denoiser):
         told = self.family.config.get("guidance_embeds")
         return looks + ([str(float(self.guidance))] if told else [])
 
-    def _autoencoder(
-        self, vae: str | None, folder: Path, posterior: str
-    ) -> LatentEncoder | None:
+    def _autoencoder(self, vae: str | None, folder: Path, posterior: str) -> LatentEncoder | None:
         """The pipeline's own, unless another is named."""
         if not self.family.latent:
             return None
@@ -316,7 +314,7 @@ class Hub(Denoiser):
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
 
 
-class plain_memory_errors:  # noqa: N801 - a context, used as a function
+class plain_memory_errors:
     """A device that is full, in one line that says what would make it less."""
 
     def __init__(self, net: Hub, batch: int) -> None:
@@ -335,16 +333,13 @@ class plain_memory_errors:  # noqa: N801 - a context, used as a function
 
 def tree(blocks: Mapping[Block, object]) -> str:
     """The names of blocks in a line, those inside others in brackets behind them."""
-    inside: dict[str, list[str]] = {}
-    for block in sorted(blocks):
-        top = next((name for name in inside if block.startswith(f"{name}.")), None)
-        if top is None:
-            inside[block] = []
-        else:
-            inside[top].append(block.removeprefix(f"{top}."))
-    return ", ".join(
-        f"{name} ({', '.join(layers)})" if layers else name for name, layers in inside.items()
-    )
+    names = [str(block) for block in blocks]
+    tops = [name for name in names if not any(name.startswith(f"{top}.") for top in names)]
+    said = []
+    for top in tops:
+        inside = [name.removeprefix(f"{top}.") for name in names if name.startswith(f"{top}.")]
+        said.append(f"{top} ({', '.join(inside)})" if inside else top)
+    return ", ".join(said)
 
 
 def _edit(edit: object, t: Tensor, block: Block, h: Tensor) -> Tensor:

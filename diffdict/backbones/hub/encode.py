@@ -1,4 +1,4 @@
-"""Texts into embeddings by a pipeline's own encoders: once, kept by hash, and the encoders freed."""
+"""Texts into embeddings by a pipeline's encoders: once, kept by hash, and the encoders freed."""
 
 import gc
 import hashlib

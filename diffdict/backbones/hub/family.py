@@ -16,7 +16,9 @@ from diffdict.errors import UserError
 BLOCK = re.compile(
     r"(?:down_blocks|up_blocks|transformer_blocks|single_transformer_blocks)\.\d+|mid_block"
 )
-INSIDE = re.compile(r"(?:\.(?:resnets|attentions|downsamplers|upsamplers|transformer_blocks)\.\d+)*")
+INSIDE = re.compile(
+    r"(?:\.(?:resnets|attentions|downsamplers|upsamplers|transformer_blocks)\.\d+)*"
+)
 NEEDS = "backbone=hub needs diffusers, which is not here: pip install 'diffdict[diffusers]'"
 
 

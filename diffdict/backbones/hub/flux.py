@@ -17,7 +17,7 @@ PATCH = 2  # the side of what the pipeline packs into a token, whatever patch_si
 
 
 class PackedTransformer(Family):
-    """Told T5's states and CLIP's vector; dev is also told a guidance, for which it was distilled."""
+    """Told T5's states and CLIP's vector; dev, which was distilled, also a guidance."""
 
     @property
     def channels(self) -> int:

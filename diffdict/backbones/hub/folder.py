@@ -93,7 +93,7 @@ def scheduler_config(network: Path) -> Mapping | None:
 
 
 def load_network(family: Family, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:
-    """The folder's network and the hash of its files; safetensors alone, in one file or in parts."""
+    """The folder's network and its files' hash; safetensors alone, in one file or in parts."""
     every = sorted(folder.glob(f"{STEM}*.safetensors"))
     whole = [path for path in every if path.name == f"{STEM}.safetensors"]
     parts = [path for path in every if "-of-" in path.name]

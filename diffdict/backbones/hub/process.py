@@ -16,9 +16,7 @@ PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}  # diffusers'
 FLOW = "FlowMatch"  # how the names of schedulers of straight lines begin
 
 
-def process_of(
-    config: Mapping, family: Family, predict: str, name: str
-) -> tuple[Process, str]:
+def process_of(config: Mapping, family: Family, predict: str, name: str) -> tuple[Process, str]:
     """The process of a scheduler's config, and what a network of it predicts.
 
     An empty config is diffusers' own default, linear betas.

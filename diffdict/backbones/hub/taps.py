@@ -1,4 +1,4 @@
-"""Where in a layer a block's map is: what it hands on, is given, adds, or attends to in the text."""
+"""Where in a layer a block's map is: what it hands on, is given, adds, or attends to of a text."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

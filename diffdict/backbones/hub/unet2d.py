@@ -35,7 +35,9 @@ class PixelUnet(Family):
         ends = []
         for level in network.up_blocks:
             attentions = getattr(level, "attentions", None) or []
-            last = [attentions[i] if i < len(attentions) else x for i, x in enumerate(level.resnets)]
+            last = [
+                attentions[i] if i < len(attentions) else x for i, x in enumerate(level.resnets)
+            ]
             if getattr(level, "upsamplers", None):
                 last[-1] = level.upsamplers[-1]
             ends += last
