@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
@@ -74,7 +75,7 @@ def test_from_a_folder_to_concepts_and_segments(opened, tmp_path, family):
 def test_features_of_stored_latents_are_those_of_the_pictures(opened, tmp_path, monkeypatch):
     words = [*network("sd", tmp_path), *FACES, "timestep=[50,400]", "data.num_workers=0"]
     words += ["storage=fp32", "split=test"]
-    with pytest.raises(UserError, match="No latents of toy_faces .* task=latents"):
+    with pytest.raises(UserError, match=r"No latents of toy_faces .* task=latents"):
         opened("extract", *words, "latents=true")
     run = opened("extract", "task=latents", *words)
     run.trainer.predict(run.model, run.data, return_predictions=False)
@@ -90,7 +91,8 @@ def test_features_of_stored_latents_are_those_of_the_pictures(opened, tmp_path, 
     assert plain.identity == stored.identity
     for picture in range(2):
         for name, x in plain[picture].items():
-            assert x.equal(stored[picture][name]), name
+            # attributes may be unknown
+            torch.testing.assert_close(stored[picture][name], x, rtol=0, atol=0, equal_nan=True)
     other = [*words, "latents=true", "backbone.posterior=sample", "paths.features=features"]
     run = opened("extract", *other)
     with pytest.raises(UserError, match="another autoencoder or posterior"):
