@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from diffdict import checkpoints
-from diffdict.backbones.hub.description import describe_pipeline, is_pipeline
+from diffdict.backbones.hub.pipeline_facts import describe_pipeline, is_pipeline
 from diffdict.features.store import FeatureStore
 
 

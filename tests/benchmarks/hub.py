@@ -13,7 +13,7 @@ from diffdict.features.passes import Passes
 from tests.tiny_pipelines import FAMILIES, save_pipeline, told
 
 SIDE, BATCH, ROUNDS = 64, 4, 3
-# wider and deeper than in tests, so that the network weighs more than what calls it
+# wider and deeper than in tests, so that networks weigh more than what calls them
 SIZES = {
     "sdxl": {"block_out_channels": (64, 128), "norm_num_groups": 32, "attention_head_dim": 8},
     "flux": {"num_layers": 4, "num_single_layers": 4, "num_attention_heads": 8},
@@ -49,7 +49,8 @@ def main() -> None:
     for family, block in HALF.items():
         with tempfile.TemporaryDirectory() as folder:
             made = FAMILIES[family]
-            FAMILIES[family] = made._replace(config={**made.config, **SIZES[family]})
+            vae = {**made.vae, "block_out_channels": (32, 64, 128), "norm_num_groups": 32}
+            FAMILIES[family] = made._replace(config={**made.config, **SIZES[family]}, vae=vae)
             place = save_pipeline(family, Path(folder))
             net = Hub(str(place), SIDE, **told(family, place)).eval()
         latents, last = net.prepared(images), net.chosen(None)[-1]

@@ -14,16 +14,16 @@ from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edite
 from diffdict.backbones.hub.encode import encode
 from diffdict.backbones.hub.families import family_of
 from diffdict.backbones.hub.family import Setting
-from diffdict.backbones.hub.folder import (
+from diffdict.backbones.hub.pipeline_folder import (
     load_network,
     network_folder,
     open_folder,
     pipeline_folder,
-    read_json,
+    read_config,
     scheduler_config,
 )
-from diffdict.backbones.hub.process import process_of
 from diffdict.backbones.hub.prompt import Prompt, check_prompt, read_embeddings
+from diffdict.backbones.hub.scheduler import process_of
 from diffdict.backbones.hub.taps import Tap, caught_maps
 from diffdict.backbones.latents import LatentEncoder
 from diffdict.errors import UserError
@@ -75,7 +75,7 @@ class Hub(Denoiser):
         folder = network_folder(path)
         if not folder.is_dir() or not (folder / "config.json").is_file():
             checkpoints.resolve(checkpoint)  # says what it is instead
-        config = read_json(folder / "config.json")
+        config = read_config(folder / "config.json")
         self.family = family_of(config, folder)
         self.name, self.guidance, self.edited = name, guidance, edited
         self.tap = Tap(taps, self.family)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
-from diffdict.backbones.hub.folder import read_json
+from diffdict.backbones.hub.pipeline_folder import read_config
 from diffdict.backbones.hub.prompt import Prompt, as_arrays
 from diffdict.errors import UserError, one_line
 from diffdict.files import sha256, write_atomic
@@ -52,7 +52,7 @@ def _encoded(folder: Path, text: str | None, by: Callable) -> Prompt:
         ) from error
     progress.disable_progress_bar()
     more_progress.disable_progress_bar()
-    without = {name: None for name in UNNEEDED if name in read_json(folder / INDEX)}
+    without = {name: None for name in UNNEEDED if name in read_config(folder / INDEX)}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             folder,

@@ -55,7 +55,7 @@ class PackedTransformer(Family):
             "encoder_hidden_states": states,
             "pooled_projections": rows(setting.prompt.pooled, x_t),
             "timestep": shares(t, x_t),
-            "img_ids": places(x_t),
+            "img_ids": token_places(x_t),
             "txt_ids": torch.zeros(states.shape[1], 3, dtype=x_t.dtype, device=x_t.device),
             "guidance": guidance,
         }
@@ -83,7 +83,7 @@ def packed(x: Tensor) -> Tensor:
     return F.unfold(x, PATCH, stride=PATCH).mT
 
 
-def places(x: Tensor) -> Tensor:
+def token_places(x: Tensor) -> Tensor:
     """0, row and column of every token."""
     height, width = (side // PATCH for side in x.shape[2:])
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -74,7 +74,7 @@ def pipeline_folder(network: Path) -> Path:
     return network.parent if network.name in PARTS else network
 
 
-def read_json(path: Path) -> dict:
+def read_config(path: Path) -> dict:
     """A config that diffusers wrote."""
     try:
         return json.loads(path.read_text())
@@ -89,7 +89,7 @@ def scheduler_config(network: Path) -> Mapping | None:
     """That of the pipeline, or one beside the network; None where there is none."""
     places = (network.parent / "scheduler", network / "scheduler", network)
     paths = [place / "scheduler_config.json" for place in places]
-    return next((read_json(path) for path in paths if path.is_file()), None)
+    return next((read_config(path) for path in paths if path.is_file()), None)
 
 
 def load_network(family: Family, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:

@@ -7,13 +7,13 @@ import torch
 
 from diffdict.backbones.hub.families import family_of
 from diffdict.backbones.hub.family import Family
-from diffdict.backbones.hub.folder import (
+from diffdict.backbones.hub.pipeline_folder import (
     network_folder,
     pipeline_folder,
-    read_json,
+    read_config,
     scheduler_config,
 )
-from diffdict.backbones.hub.process import PREDICTS, process_of
+from diffdict.backbones.hub.scheduler import PREDICTS, process_of
 from diffdict.diffusion.process import Process
 from diffdict.files import human_bytes
 
@@ -29,7 +29,7 @@ def is_pipeline(path: Path) -> bool:
 def describe_pipeline(path: Path) -> str:
     """In one screen: the network, what it reads, its blocks, and the noise of its timesteps."""
     folder = network_folder(path)
-    family = family_of(read_json(folder / "config.json"), folder)
+    family = family_of(read_config(folder / "config.json"), folder)
     with torch.device("meta"):
         network = family.made()
     sizes = [parameter.numel() for parameter in network.parameters()]
@@ -55,7 +55,7 @@ def _read(family: Family, folder: Path) -> str:
     side, parts = family.native_size, []
     if family.latent:
         vae = pipeline_folder(folder) / "vae" / "config.json"
-        levels = len(read_json(vae)["block_out_channels"]) if vae.is_file() else 4
+        levels = len(read_config(vae)["block_out_channels"]) if vae.is_file() else 4
         pixels = side and f"{side * 2 ** (levels - 1)} px as "
         parts.append(f"pictures of {pixels or ''}latents {family.channels} × {side} × {side}")
     else:
