@@ -57,11 +57,11 @@ def pipeline(
         )
     scheduler = process.scheduler(steps, x.shape)
     channels, states = x.shape[1], {steps - 1: x} if steps - 1 in record else {}
-    x = x * scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else x
-    scales = hasattr(scheduler, "scale_model_input")  # those of flow matching do not
+    chain = not isinstance(process, Flow)  # whose schedulers scale what the network sees
+    x = x * scheduler.init_noise_sigma if chain else x
     times = scheduler.timesteps
     for number, t in enumerate(times):
-        x_t = scheduler.scale_model_input(x, t) if scales else x
+        x_t = scheduler.scale_model_input(x, t) if chain else x
         told = t.to(x.device).expand(len(x))
         prediction = net(x_t, told)[:, :channels]
         x = scheduler.step(prediction, t, x, return_dict=False)[0]

@@ -279,3 +279,17 @@ def test_info_says_what_the_folder_holds_before_a_weight_is_read(family, folders
     row = next(line for line in said.splitlines() if line.split()[0] == "500")
     assert float(row.split()[2]) == pytest.approx(level, rel=1e-3)
     assert float(row.split()[-1]) == pytest.approx(-2 * math.log(level), abs=0.01)
+
+
+def test_a_full_device_is_one_line(folders, monkeypatch):
+    net = make("sd", folders)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(net.network, "forward", full)
+    with pytest.raises(UserError, match=r"with 2 pictures a batch does not fit .*dtype=bf16"):
+        net.features(torch.zeros(2, 3, SIDE, SIDE), 50)
+    net.network.half()
+    with pytest.raises(UserError, match=r"no half precision of convolutions: backbone\.dtype=bf16"):
+        net.features(torch.zeros(2, 3, SIDE, SIDE), 50)

@@ -1,6 +1,7 @@
 """Any network of pictures that diffusers has saved in a folder, as its pipeline uses it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -224,7 +225,8 @@ class Hub(Denoiser):
         """The network into its place; the hash of its files."""
         if not self.family.latent:
             weights = checkpoints.load_state_dict(path)
-            network, digest = self.family.made().to(DTYPES[dtype]), weights.sha256
+            network, digest = self.family.made(), weights.sha256
+            network = network if dtype == "fp32" else network.to(DTYPES[dtype])
             checkpoints.load_strictly(network, _renamed(weights.state), weights.path)
         else:
             network, digest = load_network(self.family, folder, DTYPES[dtype])
@@ -314,21 +316,16 @@ class Hub(Denoiser):
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
 
 
-class plain_memory_errors:
+@contextmanager
+def plain_memory_errors(net: Hub, batch: int) -> Iterator[None]:
     """A device that is full, in one line that says what would make it less."""
-
-    def __init__(self, net: Hub, batch: int) -> None:
-        self.net, self.batch = net, batch
-
-    def __enter__(self) -> None:
-        """Nothing."""
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(
-                f"{self.net.name} in {self.net.network.dtype} with {self.batch} pictures a batch "
-                "does not fit the device: a smaller data.batch_size, or backbone.dtype=bf16"
-            ) from error
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{net.name} in {net.network.dtype} with {batch} pictures a batch does not fit the "
+            "device: a smaller data.batch_size, or backbone.dtype=bf16"
+        ) from error
 
 
 def tree(blocks: Mapping[Block, object]) -> str:
