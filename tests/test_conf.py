@@ -49,7 +49,7 @@ TASKS = {
         "simclr",
         "simsiam",
     ],
-    "extract": ["features", "invert", "samples", "steering"],
+    "extract": ["features", "invert", "latents", "samples", "steering"],
 }
 SWEEPS = sorted(Path(folder("sweeps"), "sweep").glob("*.yaml"))
 takes = cache(arguments)  # asked thousands of times

@@ -1,4 +1,4 @@
-"""docs/generation.md says words that there are: each of its commands composes."""
+"""Pages on drawing networks say words that there are: each of their commands composes."""
 
 import re
 import shlex
@@ -10,13 +10,14 @@ from omegaconf import open_dict
 from diffdict.run.instantiate import drop_unset
 from tests.test_conf import check_keys, composed
 
-PAGE = Path(__file__).parent.parent / "docs" / "generation.md"
-BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = "".join((DOCS / page).read_text() for page in ("generation.md", "text_to_image.md"))
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGES, re.DOTALL)
 COMMANDS = [
     line
     for block in BLOCKS
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("python ")
+    if line.startswith("python ") and "-m diffdict info" not in line
 ]
 
 

@@ -68,6 +68,15 @@ class Backbone(nn.Module, ABC):
         """The noise's deviation at a timestep for a signal of size 1; None where nobody says it."""
         return None
 
+    def prepared(
+        self, images: Float[Tensor, "batch _ height width"]
+    ) -> Float[Tensor, "batch _ _ _"]:
+        """Pictures as its passes begin with them, whatever the timestep: once for several passes.
+
+        `features` takes them in place of the pictures.
+        """
+        return images
+
     def noise_shape(self, picture: tuple[int, int, int]) -> tuple[int, int, int]:
         """The shape of the noise for a picture of this shape."""
         return picture

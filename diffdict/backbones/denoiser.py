@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone, Block, Timestep
+from diffdict.backbones.latents import LatentEncoder
 from diffdict.diffusion.process import Process, noised_at
 from diffdict.errors import UserError
 
@@ -41,6 +42,7 @@ class Denoiser(Backbone):
     condition: Condition = Condition()
     augmentations: int = 0  # how many labels it can be told of what was done to its picture
     learned_with: Mapping[str, str] = MappingProxyType({})  # whose vectors, and how often none
+    encoder: LatentEncoder | None = None  # the autoencoder of its latents
     decodes: bool = False  # whether it denoises latents, which `pictures` makes pictures of
 
     @property

@@ -167,7 +167,7 @@ class DiT(Denoiser):
         `images` are pictures in [-1, 1], or latents; `noise` has the latents' shape.
         """
         wanted, maps = self.chosen(blocks), {}
-        x_t, t = self.noised(self.latents(images), timestep, noise)
+        x_t, t = self.noised(self.prepared(images), timestep, noise)
         for block, x in self._tokens(x_t, t, self._condition(t, self._null(x_t)), {}):
             if block in wanted:
                 maps[block] = self._map(x)
@@ -175,7 +175,7 @@ class DiT(Denoiser):
                 break
         return maps
 
-    def latents(
+    def prepared(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch latents _ _"]:
         """Pictures as latents; what has the latents' channels already is left as it is."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.base import weights_sha256
+from diffdict.backbones.base import combined_sha256, weights_sha256
 from diffdict.errors import UserError
 
 KIND = "AutoencoderKL"
@@ -17,8 +17,12 @@ KIND = "AutoencoderKL"
 class LatentEncoder:
     """An autoencoder beside a network: no part of its weights, and never trained."""
 
-    def __init__(self, folder: str, channels: int) -> None:
-        """`folder` is the autoencoder's own or a pipeline's; its latents have so many channels."""
+    def __init__(self, folder: str, channels: int, posterior: str = "sample") -> None:
+        """`folder` is the autoencoder's own or a pipeline's; its latents have so many channels.
+
+        posterior=mean takes the middle of what the autoencoder says of a picture, no draw.
+        """
+        self.posterior = posterior
         self.vae = open_autoencoder(Path(folder)).requires_grad_(False).eval()
         config = self.vae.config
         if config.latent_channels != channels:
@@ -34,14 +38,21 @@ class LatentEncoder:
         """Of its weights."""
         return weights_sha256(self.vae)
 
+    @property
+    def view_sha256(self) -> str:
+        """Of its weights, and of what is taken of its posterior."""
+        return combined_sha256(self.sha256, self.posterior)
+
     @torch.no_grad()
     def __call__(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channels _ _"]:
-        """A float32 draw of each picture's posterior; its noise is a function of the picture."""
+        """In float32, of each picture's posterior the mean or a draw, a function of the picture."""
         vae = self.vae.to(images.device)
         with torch.autocast(images.device.type, enabled=False):
             posterior = vae.encode(images.float()).latent_dist
+        if self.posterior == "mean":
+            return (posterior.mean - self.shift) * self.scale
         noise = torch.stack(
             [posterior_noise(image, posterior.mean.shape[1:]) for image in images.cpu()]
         )

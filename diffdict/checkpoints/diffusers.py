@@ -1,5 +1,6 @@
 """Weights in the folders that diffusers saves: a network's own, or a pipeline's with its parts."""
 
+import json
 from pathlib import Path
 
 from diffdict.errors import UserError
@@ -25,3 +26,13 @@ def unet_weights(folder: Path) -> Path | None:
         f"{network} holds {names}, no {whole.name}: save it so where diffusers is, with "
         f"UNet2DModel.from_pretrained(…).save_pretrained(…, max_shard_size='100GB') and {load}"
     )
+
+
+def sees_pixels(folder: Path) -> bool:
+    """Whether the folder's U-Net looks at pictures as they are, through no autoencoder."""
+    network = folder / "unet" if (folder / "unet").is_dir() else folder
+    try:
+        config = json.loads((network / "config.json").read_text())
+    except (OSError, ValueError):  # whoever reads it says so
+        return True
+    return config.get("_class_name") in (None, "UNet2DModel")

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from diffdict.checkpoints.diffusers import unet_weights
+from diffdict.checkpoints.diffusers import sees_pixels, unet_weights
 from diffdict.errors import UserError
 from diffdict.files import download, json_text, sha256, write_atomic
 
@@ -203,7 +203,8 @@ def sha256_at_hand(checkpoint: str | Path, folder: str | Path | None = None) -> 
         path = folder_of_weights(folder) / f"{checkpoint}{entry.suffix}"
         return proven(checkpoint, path) if path.is_file() else None
     path = packaged().get(str(checkpoint), Path(checkpoint))
-    path = unet_weights(path) if path.is_dir() else path
+    if path.is_dir():  # of latents' networks the file alone does not say what they see
+        path = unet_weights(path) if sees_pixels(path) else None
     return sha256(path) if path is not None and path.is_file() else None
 
 

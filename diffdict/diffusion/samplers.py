@@ -5,6 +5,7 @@ expects. Level -1 is the clean picture, level `steps` nothing but noise. Step k 
 level k-1 (ddim_invert: to k+1), so a chain can be left at any level and taken up from there.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdict.diffusion.edm import Levels
+from diffdict.diffusion.flow import Flow
 from diffdict.diffusion.objectives import Net, Objective, interpret
 from diffdict.diffusion.process import Process
 from diffdict.diffusion.schedules import Respacing, Schedule, respace, tables
@@ -327,6 +329,8 @@ def length(sampler: partial, process: Process) -> int:
             process, settings.get("steps", 18), **{k: settings[k] for k in limits if k in settings}
         )
         return ladder.steps
+    if "respacing" not in inspect.signature(sampler).parameters and sampler.func is not ddae_ddim:
+        return settings["steps"]  # it goes along no table, and looks at the process itself
     check_process(name, process, Schedule)
     if sampler.func is ddae_ddim:
         return late_chain(process, settings.get("steps", 100)).steps - 1
@@ -335,12 +339,16 @@ def length(sampler: partial, process: Process) -> int:
 
 def check_process(name: str, process: Process, wanted: type) -> None:
     """Refuses a sampler of another kind of process."""
-    kinds = {Schedule: "a chain of timesteps", Levels: "EDM's noise levels"}
+    kinds = {
+        Schedule: ("a chain of timesteps", "ddim or sampler=ddpm"),
+        Levels: ("EDM's noise levels", "heun"),
+        Flow: ("straight lines to noise", "pipeline"),
+    }
     if not isinstance(process, wanted):
-        other = "heun" if wanted is Schedule else "ddim or sampler=ddpm"
+        other = ("another process", "ddim or sampler=ddpm")
+        has, way = next((kinds[kind] for kind in kinds if isinstance(process, kind)), other)
         raise UserError(
-            f"{name} goes along {kinds[wanted]}, this network has "
-            f"{kinds.get(type(process), 'another process')}: sampler={other}"
+            f"{name} goes along {kinds[wanted][0]}, this network has {has}: sampler={way}"
         )
 
 

@@ -58,6 +58,7 @@ class Passes:
         """
         wanted, maps = self.keys if wanted is None else wanted, {}
         with self._precision(images):
+            images = self.net.prepared(images)
             for timestep in self.timesteps:
                 blocks = [block for block in self.blocks if (timestep, block) in wanted]
                 if blocks:

@@ -72,6 +72,12 @@ class RecordedNetwork(Backbone):
         """That of the network."""
         return self.network.noise_shape(picture)
 
+    def prepared(
+        self, images: Float[Tensor, "batch _ height width"]
+    ) -> Float[Tensor, "batch _ _ _"]:
+        """What the network makes of them."""
+        return self.network.to(images.device).prepared(images)
+
     def features(
         self,
         images: Float[Tensor, "batch 3 height width"],

@@ -4,8 +4,10 @@ A shard is a fixed range of samples. It appears whole or not at all, so what exi
 JSON file beside the shards says what made them, and another run's samples are refused.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,6 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from diffdict import files
+from diffdict.backbones.denoiser import Denoiser
 from diffdict.data.sample_indices import Shards
 from diffdict.errors import UserError
 
@@ -117,3 +120,13 @@ def say(title: str, **rows: object) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(str(value), overflow="fold"))
     Console(soft_wrap=True).print(table)
+
+
+def check_clipping(net: Denoiser, sampler: partial) -> None:
+    """Nothing, or that a sampler would clip latents as if they were pictures."""
+    clips = inspect.signature(sampler).parameters.get("clip_denoised")
+    if net.decodes and clips is not None and clips.default:
+        raise UserError(
+            f"{net.name} denoises latents, which do not end at -1 and 1 as pictures do: "
+            "sampler.clip_denoised=false"
+        )

@@ -46,7 +46,7 @@ from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.stored_noise import StoredNoise
 from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
-from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
+from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 __all__ = ["SampleIndices", "Samples"]  # the first under the name that configs of 0.1 hold
 
@@ -350,12 +350,7 @@ def _check_side(labeller: Labeller, net: Denoiser) -> None:
 
 def _check(net: Denoiser, sampler: partial, label: int | None) -> None:
     """What can draw what."""
-    clips = inspect.signature(sampler).parameters.get("clip_denoised")
-    if net.decodes and clips is not None and clips.default:
-        raise UserError(
-            f"{net.name} denoises latents, which do not end at -1 and 1 as pictures do: "
-            "sampler.clip_denoised=false"
-        )
+    check_clipping(net, sampler)
     if "noise" not in inspect.signature(sampler).parameters:
         raise UserError(
             f"{sampler.func.__name__} starts from pictures, samples start from noise: task=invert "

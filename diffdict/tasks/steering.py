@@ -44,7 +44,7 @@ from diffdict.tasks.changes import (
 )
 from diffdict.tasks.judge import Opener
 from diffdict.tasks.region import Region
-from diffdict.tasks.sample_folder import SampleFolder, check_finite, say
+from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
 from diffdict.tasks.studied_dictionary import open_studied
 
 RECORD = "steering.json"
@@ -99,7 +99,8 @@ class SteeredPairs(pl.LightningModule):
         `where`: a class of the labeller's, and codes change only where the plain picture shows it.
         """
         super().__init__()
-        self.studied = open_studied(dictionary, net, name, block)
+        self.studied = open_studied(dictionary, net, name, block, latents=True)
+        check_clipping(self.studied.net, sampler)
         self.net = self.studied.net.requires_grad_(False).eval()
         self.sae = self.studied.sae  # moves with the module
         self.sampler, self.objective, self.how = sampler, objective, how
@@ -209,25 +210,32 @@ class SteeredPairs(pl.LightningModule):
         if self.region is None:
             return None
         edits = [branch.net.keywords["edits"][self.studied.block] for branch in branches]
-        return lambda off: self.region.give(edits, off, indices)
+        return lambda off: self.region.give(edits, self.net.pictures(off), indices)
 
     def draw(self, indices: Int[Tensor, " batch"]) -> Pairs:
         """These pictures off and on, each from its own noise."""
-        noise = own_noise(self.seed, indices.tolist(), (3, *[self.net.image_size] * 2))
+        shape = self.net.noise_shape((3, *[self.net.image_size] * 2))
+        noise = own_noise(self.seed, indices.tolist(), shape)
         steps = length(self.sampler, self.net.process)
         given = Given(label=self.labels(indices))
         branches = self.branches(given)
-        return draw_pairs(
-            lambda x, t: self.net(x, t, given),
-            branches,
-            self.net.process.start(noise(steps).to(indices.device)),
-            self.net.process,
-            self.sampler,
-            objective=self.objective,
-            noise=noise,
-            on_step=lambda *_: self.stepped(len(indices)),
-            on_plain=self.narrowed(branches, indices.tolist()),
+        return self._pictures(
+            draw_pairs(
+                lambda x, t: self.net(x, t, given),
+                branches,
+                self.net.process.start(noise(steps).to(indices.device)),
+                self.net.process,
+                self.sampler,
+                objective=self.objective,
+                noise=noise,
+                on_step=lambda *_: self.stepped(len(indices)),
+                on_plain=self.narrowed(branches, indices.tolist()),
+            )
         )
+
+    def _pictures(self, drawn: Pairs) -> Pairs:
+        """Pairs of what the network's process ends in as pairs of pictures."""
+        return Pairs(self.net.pictures(drawn.off), [self.net.pictures(x) for x in drawn.on])
 
     def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
         """The class of each picture, as task=samples gives it."""
@@ -302,7 +310,7 @@ class SteeredPictures(SteeredPairs):
         drawn = redraw_pairs(
             lambda x, t: self.net(x, t, given),
             branches,
-            images,
+            self.net.prepared(images),
             self.net.process,
             self.sampler,
             objective=self.objective,
@@ -310,6 +318,7 @@ class SteeredPictures(SteeredPairs):
             on_step=lambda *_: self.stepped(len(indices)),
             on_plain=self.narrowed(branches, indices),
         )
+        drawn = self._pictures(drawn)
         self.keep(indices, drawn, images)
         return drawn
 

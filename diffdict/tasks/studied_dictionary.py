@@ -17,9 +17,16 @@ from diffdict.sae.steering import Steering
 class StudiedDictionary:
     """A frozen dictionary, numbered as in training, and the one block of the network it edits."""
 
-    def __init__(self, sae: Sae, card: Mapping, net: Backbone, block: Block | None = None) -> None:
-        """`block`: which, where the card names several."""
-        self.net = check_denoiser(net, "a dictionary steers one while it draws")
+    def __init__(
+        self,
+        sae: Sae,
+        card: Mapping,
+        net: Backbone,
+        block: Block | None = None,
+        latents: bool = False,
+    ) -> None:
+        """`block`: which, where the card names several. `latents`: it may denoise those."""
+        self.net = check_denoiser(net, "a dictionary steers one while it draws", latents)
         check_card(card)
         check_tokens(card, {}, "The dictionary")
         known = card.get("backbone_sha256")
@@ -81,12 +88,16 @@ class StudiedDictionary:
 
 
 def open_studied(
-    path: str | Path, net: Backbone, name: str | None = None, block: Block | None = None
+    path: str | Path,
+    net: Backbone,
+    name: str | None = None,
+    block: Block | None = None,
+    latents: bool = False,
 ) -> StudiedDictionary:
     """Of an export, a run's folder or a checkpoint; `name` chooses one of several."""
     sae, card = read_dictionary(path, name)
     device = next((weight.device for weight in net.parameters()), torch.device("cpu"))
-    return StudiedDictionary(sae.to(device), card, net, block)
+    return StudiedDictionary(sae.to(device), card, net, block, latents)
 
 
 def chosen_block(card: Mapping, net: Backbone, block: Block | None) -> Block:

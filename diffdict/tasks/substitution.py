@@ -46,7 +46,7 @@ class MapSubstitution(pl.LightningModule):
         """`timestep`: None is the dictionary's own. `mean_pictures`: that mean maps are made of."""
         super().__init__()
         at_least(1, "model", mean_pictures=mean_pictures)
-        self.studied = open_studied(dictionary, net, name, block)
+        self.studied = open_studied(dictionary, net, name, block, latents=True)
         self.net = self.studied.net.requires_grad_(False).eval()
         self.sae, self.mean_pictures = self.studied.sae, mean_pictures
         self.seed, self.label = seed, label
@@ -79,7 +79,7 @@ class MapSubstitution(pl.LightningModule):
         number = min(self.mean_pictures, len(pictures))
         sums = dict.fromkeys(self.timesteps, 0.0)
         for index in range(number):
-            image = pictures[index]["image"][None].to(self.device)
+            image = self.net.prepared(pictures[index]["image"][None].to(self.device))
             noise = own_noise(self.seed + MEAN, [index], image.shape[1:])
             for t in self.timesteps:
                 maps = self.net.features(image, t, [self.studied.block], noise(t).to(image))
@@ -100,6 +100,7 @@ class MapSubstitution(pl.LightningModule):
         self, images: Float[Tensor, "batch 3 h w"], indices: list[int], t: int, given: Given
     ) -> dict[str, dict[str, Float[Tensor, " batch"]]]:
         """Every picture's loss under every variant, by what is predicted."""
+        images = self.net.prepared(images)
         noise = own_noise(self.seed, indices, images.shape[1:])(t).to(images)
         x_t, steps = self.net.noised(images, t, noise)
         edits = [

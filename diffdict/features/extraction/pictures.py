@@ -13,6 +13,7 @@ from diffdict.backbones.base import Block
 from diffdict.data.base import Pictures
 from diffdict.data.workers import end_with_parent
 from diffdict.errors import UserError
+from diffdict.features.stored_latents import StoredLatents
 
 
 class Chunk(NamedTuple):
@@ -89,8 +90,14 @@ class ExtractionPictures(pl.LightningDataModule):
         num_workers: int = 0,
         split: str | Sequence[str] = ("train", "test"),
         image_size: int | None = None,
+        latents: bool = False,
+        root: str = "features",
+        backbone_name: str = "",
     ) -> None:
-        """`image_size`: the side of the pictures; None: the data set's own."""
+        """`image_size`: the side of the pictures; None: the data set's own.
+
+        With `latents` a picture is what task=latents has stored of it for this network in `root`.
+        """
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise UserError(
@@ -103,6 +110,8 @@ class ExtractionPictures(pl.LightningDataModule):
             raise UserError("split=[] extracts nothing: split=test, or split=[train,test]")
         size = {} if image_size is None else {"image_size": image_size}
         made = {name: dataset(split=name, **size) for name in dict.fromkeys(names)}
+        if latents:
+            made = {k: StoredLatents(x, root, backbone_name) for k, x in made.items() if len(x)}
         self.splits = {name: each for name, each in made.items() if len(each) or len(made) == 1}
         self.chunks: list[Chunk] = []
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may be done already

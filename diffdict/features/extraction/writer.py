@@ -28,6 +28,7 @@ from diffdict.features.store import (
     store_path,
 )
 from diffdict.features.store.shards import ATTRIBUTES, LABEL, MASK, TORCH, ShardWriter, Stream
+from diffdict.features.stored_latents import StoredLatents
 
 INTEGER = {2: torch.int16, 4: torch.int32}  # by bytes
 BlockMaps = Mapping[Key, Float[Tensor, "batch _ _ _"]]
@@ -69,6 +70,8 @@ class FeatureWriter(pl.Callback):
         rank, world = trainer.global_rank, trainer.world_size
         sha256 = pl_module.net.sha256
         for split, pictures in data.splits.items():
+            if isinstance(pictures, StoredLatents):
+                pictures.check_network(pl_module.net)
             facts = identity(pictures, pl_module, sha256)._replace(pool=self.pooling)
             path = store_path(self.root, pictures.name, pl_module.net.name, split, self.pooling)
             made = streams(pl_module.net, pl_module.passes.keys, pictures, self.storage)
