@@ -25,7 +25,7 @@ STRETCH = 0.2  # deviation of scale and anisotropy, in powers of two
 SHIFT = 1 / 8  # deviation of the translation, of the side
 
 
-class Drawn(NamedTuple):
+class AugmentDraws(NamedTuple):
     """What happens to each picture; 0 where a transformation is switched off."""
 
     x_flip: Float[Tensor, " batch"]
@@ -86,7 +86,7 @@ class Augment:
             drawn.labels.to(images.device, torch.float32),
         )
 
-    def draw(self, seeds: Sequence[int]) -> Drawn:
+    def draw(self, seeds: Sequence[int]) -> AugmentDraws:
         """What happens to the pictures of these seeds, on any device the same."""
         uniform, normal = [], []
         for seed in seeds:
@@ -96,7 +96,7 @@ class Augment:
         x_flip, y_flip, angle, frame, turned, *switches = torch.stack(uniform).unbind(1)
         scale, stretch, x_shift, y_shift = torch.stack(normal).unbind(1)
         on = [(switch < self.probability).double() for switch in switches]
-        return Drawn(
+        return AugmentDraws(
             x_flip=(x_flip < 0.5).double() * (self.probability > 0),
             y_flip=(y_flip < 0.5).double() * on[0],
             scale=scale * on[1],
