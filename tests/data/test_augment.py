@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffdict.data import augment
-from diffdict.data.augment import Augment, Drawn, doubled, halved, transformed
+from diffdict.data.augment import Augment, AugmentDraws, doubled, halved, transformed
 from diffdict.errors import UserError
 
 SIDE = 16
@@ -19,7 +19,9 @@ def pictures(number=2):
 def drawn(number=2, **what):
     """A draw in which only this happens, to all."""
     none = torch.zeros(number, dtype=torch.float64)
-    return Drawn(**dict.fromkeys(Drawn._fields, none) | {k: none + v for k, v in what.items()})
+    return AugmentDraws(
+        **dict.fromkeys(AugmentDraws._fields, none) | {k: none + v for k, v in what.items()}
+    )
 
 
 def after(images, **what):
