@@ -32,8 +32,8 @@ def pack(concepts: PageContent, room: int, named: set[int]) -> Packed:
     while (size := sum(map(len, texts))) > room and top > FEWEST:
         top = max(FEWEST, min(top - 1, top * max(room, 0) // size))
         texts = [_details(latent, top) for latent in latents]
-    wanted = named | {each.latent for each in concepts.classes}
-    order = sorted(range(len(latents)), key=lambda index: _worth(latents[index], wanted))
+    shown = {each.latent for each in concepts.classes if each.latent is not None}
+    order = sorted(range(len(latents)), key=lambda index: _worth(latents[index], named | shown))
     bare = 0
     for index in order:
         if size <= room:
