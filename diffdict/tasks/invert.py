@@ -66,7 +66,7 @@ class PictureBatches(Dataset):
         samples += samples[-1:] * (self.width - len(samples))
         batch = {
             key: torch.stack([torch.as_tensor(one[key]) for one in samples])
-            for key in ("image", "label")
+            for key in ("image", "label", "mask")
             if key in samples[0]
         }
         names = [self.pictures.picture_name(one) for one in index]
