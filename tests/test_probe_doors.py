@@ -189,7 +189,7 @@ def test_heads_are_learned_again_from_kept_features(world, capfd):
     for typed, *said in (
         ("noise.seed=3", '"seed": 3', "paths.features="),
         ("data.seed=1", '"order": 1', "paths.features="),
-        ("paths.features=torn", "torn/", "train-0000", "delete"),
+        ("paths.features=torn", "is cut or torn", "kept/train-0000, and this run"),
         ("data.flip=false", '"flip": false', "paths.features="),
         ("backbone.use_scale_shift_norm=false", "use_scale_shift_norm is", "backbone.name="),
         ("block=[2]", "none of t0010-b02", "block="),

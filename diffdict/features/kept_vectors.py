@@ -7,8 +7,8 @@ epoch. Each is a feature store of one shard a map, in fp16, its pictures in the 
 import itertools
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -25,7 +25,7 @@ from diffdict.features.probe_images import KeptFolder, KeptPart, ProbedPictures,
 from diffdict.features.recorded_network import RecordedNetwork
 from diffdict.features.store import POOL, FeatureStore, Identity
 from diffdict.features.store.sealed import StoreError
-from diffdict.features.store.shards import Stream
+from diffdict.features.store.shards import BrokenShard, Stream
 
 STORAGE = "fp16"
 
@@ -110,7 +110,8 @@ class KeptVectors:
     def _open(self, part: KeptPart) -> FeatureStore:
         """A part that is whole, of these very features."""
         path, asked = self.folder / part.name, self._identity(part).facts
-        store = FeatureStore.open(path, expect=asked)
+        with _kept_anew(path):
+            store = FeatureStore.open(path, expect=asked)
         absent = [stream.name for stream in self.streams if stream.name not in store.streams]
         if absent:
             raise StoreError(
@@ -155,7 +156,8 @@ class KeptVectors:
             store = self._open(part)
             self._read[part.split] = part, store
         place = self._places(part, indices)
-        return [store.mapped(stream.name, 0).x[place, 0].float() for stream in self.streams]
+        with _kept_anew(self.folder / part.name):
+            return [store.mapped(stream.name, 0).x[place, 0].float() for stream in self.streams]
 
     def add(
         self,
@@ -292,6 +294,15 @@ class AbandonUnfinished(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Neither does a run of limited batches."""
         self.kept.abandon()
+
+
+@contextmanager
+def _kept_anew(part: Path) -> Iterator[None]:
+    """A part with a broken file is made again as a whole."""
+    try:
+        yield
+    except BrokenShard as error:
+        raise StoreError(f"{error.what}. Delete {part}, and this run keeps it anew.") from error
 
 
 def _few(names: Sequence[str]) -> str:

@@ -198,11 +198,9 @@ def map_shard(shard: ShardFile) -> Shard:
         with shard.path.open("rb") as file:
             head = file.read(len(shard.header))
     except FileNotFoundError:
-        raise StoreError(
-            f"{shard.path} is missing. Run the same extraction again: it makes what is missing."
-        ) from None
+        raise BrokenShard(f"{shard.path} is missing") from None
     if head != shard.header or size != shard.size:
-        raise StoreError(f"{shard.path} {_difference(shard, head, size)}. {REMEDY}.")
+        raise BrokenShard(f"{shard.path} {_difference(shard, head, size)}")
     storage = torch.UntypedStorage.from_file(str(shard.path), False, size)
     k, start = len(shard.images), len(shard.header)
     image = start + k * shard.stream.picture_bytes
@@ -215,7 +213,13 @@ def map_shard(shard: ShardFile) -> Shard:
     )
 
 
-REMEDY = "Delete it and run the same extraction again: it makes what is missing"
+class BrokenShard(StoreError):
+    """A shard that is not whole; `what` says how, for stores that are not made by extract.py."""
+
+    def __init__(self, what: str) -> None:
+        again = "Run" if what.endswith("is missing") else "Delete it and run"
+        super().__init__(f"{what}. {again} the same extraction again: it makes what is missing.")
+        self.what = what
 
 
 def _view(
@@ -246,10 +250,8 @@ def _difference(shard: ShardFile, head: bytes, size: int) -> str:
 def check(shard: ShardFile, mapped: Shard) -> None:
     """Every bit of a mapped shard, against its checksums and the pictures that it must hold."""
     if mapped.image.tolist() != list(shard.images):
-        raise StoreError(f"{shard.path} does not hold pictures {shard.images}. {REMEDY}.")
+        raise BrokenShard(f"{shard.path} does not hold pictures {shard.images}")
     pictures = mapped.x.flatten(1).view(torch.uint8).numpy()
     for image, picture, checksum in zip(shard.images, pictures, mapped.xxh3.tolist(), strict=True):
         if xxhash.xxh3_64_intdigest(picture) != checksum:
-            raise StoreError(
-                f"{shard.path} is damaged: picture {image} does not fit its checksum. {REMEDY}."
-            )
+            raise BrokenShard(f"{shard.path} is damaged: picture {image} does not fit its checksum")
