@@ -78,7 +78,7 @@ class Normalisation(NamedTuple):
         return ((x - mean) / (variance + SMALL).sqrt()).to(maps.dtype)
 
 
-def normalisation(way: str = "none", drop: Sequence[int] = ()) -> Normalisation:
+def normalisation(way: str = "none", drop: Sequence = ()) -> Normalisation:
     """The checked choice."""
     if way not in WAYS:
         raise UserError(f"data.normalise is {', '.join(WAYS)}, got {way!r}: data.normalise=none")

@@ -181,9 +181,9 @@ def probed_cells(folder: str | Path) -> dict[tuple[int | None, str], float]:
     return {(row["timestep"], str(row["block"])): row[figure] for row in cells}
 
 
-def _or_least(value: float | None) -> float:
+def _or_least(value: float | int | None) -> float | int:
     return -torch.inf if value is None else value
 
 
-def _or_nan(value: float | None) -> float:
+def _or_nan(value: float | int | None) -> float | int:
     return torch.nan if value is None else value

@@ -36,14 +36,9 @@ def test_the_doctor_advises_and_a_dictionary_follows(tmp_path, capfd):
     assert (own.sae.d_in, own.card["normalise"], own.card["drop_channels"]) == (30, "token", [3, 7])
     assert Dictionary.load(tmp_path / "sae" / "last.ckpt").card["normalise"] == "token"
     picture = ToyFaces("train", image_size=16, train_pictures=4)[0]["image"]
-    raw = Dictionary.load(tmp_path / "sae")
-    raw.card |= {"normalise": "none", "drop_channels": []}
-    tokens = raw.source.net.features(
-        picture[None],
-        50,
-        [1],
-        raw.source.passes.noise.for_pictures([0], (3, 16, 16)),
-    )[1]
+    del own.card["backbone_sha256"]  # fresh weights, other ones in every process
+    noise = own.source.passes.noise.for_pictures([0], (3, 16, 16))
+    tokens = own.source.net.features(picture[None], 50, [1], noise)[1]
     evened = normalisation("token", [3, 7])(tokens.flatten(2).mT)[0]
     expected = own.sae.encode(evened)
     torch.testing.assert_close(own.encode(picture).codes.dense(own.sae.latents), expected)
