@@ -37,7 +37,7 @@ def test_the_doctor_advises_and_a_dictionary_follows(tmp_path, capfd):
     assert Dictionary.load(tmp_path / "sae" / "last.ckpt").card["normalise"] == "token"
     picture = ToyFaces("train", image_size=16, train_pictures=4)[0]["image"]
     del own.card["backbone_sha256"]  # fresh weights, other ones in every process
-    noise = own.source.passes.noise.for_pictures([0], (3, 16, 16))
+    noise = own.source.passes.noise.for_pictures([0], (3, 16, 16))[0]
     tokens = own.source.net.features(picture[None], 50, [1], noise)[1]
     evened = normalisation("token", [3, 7])(tokens.flatten(2).mT)[0]
     expected = own.sae.encode(evened)
