@@ -46,8 +46,6 @@ TASKS = {
         "pdae",
         "pixel_mlp",
         "sae",
-        "simclr",
-        "simsiam",
     ],
     "extract": ["features", "invert", "latents", "samples", "steering"],
 }
