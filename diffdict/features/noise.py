@@ -57,7 +57,7 @@ def _draws(
 
 def noised_features(
     net: Backbone,
-    images: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch _ height width"],
     indices: Sequence[int],
     timestep: Timestep,
     blocks: Sequence[Block],

@@ -48,7 +48,7 @@ class Passes:
     @torch.no_grad()
     def maps(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Float[Tensor, "batch _ height width"],
         indices: Sequence[int],
         wanted: Sequence[Key] | None = None,
     ) -> dict[Key, Float[Tensor, "batch _ _ _"]]:
@@ -69,7 +69,7 @@ class Passes:
     @torch.no_grad()
     def own_maps(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Float[Tensor, "batch _ height width"],
         indices: Sequence[int],
         timesteps: Int[Tensor, " batch"],
     ) -> dict[Block, Float[Tensor, "batch _ _ _"]]:

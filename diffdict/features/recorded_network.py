@@ -80,7 +80,7 @@ class RecordedNetwork(Backbone):
 
     def features(
         self,
-        images: Float[Tensor, "batch 3 height width"],
+        images: Float[Tensor, "batch _ height width"],
         timestep: int | None = None,
         blocks: Sequence[Block] | None = None,
         noise: Float[Tensor, "..."] | None = None,

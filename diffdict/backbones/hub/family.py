@@ -147,7 +147,7 @@ def rows(x: Tensor, like: Tensor) -> Tensor:
     return x.expand(len(like), *x.shape[1:])
 
 
-def diffusers_class(name: str) -> type[nn.Module]:
+def diffusers_class(name: str) -> type:
     """A class of diffusers by its name."""
     try:
         import diffusers
