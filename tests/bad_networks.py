@@ -103,6 +103,24 @@ ROWS = [
         "No file none.pth",
         "AlexNet",
     ),
+    # ---- encoders of two views
+    ("train views", "task=simclr data.batch_size=1", "got 1: SimCLR", "data.batch_size=128"),
+    ("train views", "task=simsiam data.batch_size=1", "got 1: the batch", "data.batch_size=128"),
+    ("train views", "task=simclr model.temperature=0", "got 0", "0.5"),
+    ("train views", "task=simclr data.views.blur=2", "blur is a probability", "0.5, say"),
+    ("train views", "task=simsiam data.views.jitter=[1]", "got [1", "[0.8,0.8,0.8,0.2]"),
+    (
+        "train views",
+        "task=simclr model.encoder.image_size=32 model.encoder.widths=[32,32,32]",
+        "got 16×16",
+        "image_size=32",
+    ),
+    (
+        "train views",
+        "task=simclr data.batch_size=2 ckpt_path=pdae/last.ckpt trainer.max_steps=4",
+        "no run of task=simclr",
+        "start anew",
+    ),
     (
         "bare extract",
         "backbone=pdae backbone.checkpoint=diffusion/last.ckpt dataset.image_size=16",

@@ -40,6 +40,10 @@ SETTINGS = {  # what stands before the words of a row
             "trainer.max_steps=1",
         ),
     ],
+    "train views": [
+        *(*QUIET, *FACES, "model.encoder.code=8", "model.encoder.widths=[32,32]"),
+        *("data.num_workers=0", "trainer.max_steps=2"),
+    ],
     "extract": [*QUIET, *NET, *FACES, "block=1"],
     "extract ddae": [*QUIET, *DDAE],
     "extract ddae samples": [*QUIET, *DDAE, "task=samples", "data.number=2"],

@@ -46,6 +46,8 @@ TASKS = {
         "pdae",
         "pixel_mlp",
         "sae",
+        "simclr",
+        "simsiam",
     ],
     "extract": ["features", "invert", "latents", "samples", "steering"],
 }

@@ -22,17 +22,23 @@ class LossMeans:
 
     def __init__(self, device: torch.device | str) -> None:
         self.sums, self.counts = torch.zeros(2, 4, device=device)
+        self.pictures = 0
         self.since = time.perf_counter()
 
     def add(self, losses: Float[Tensor, " batch"], quarters: Int[Tensor, " batch"]) -> None:
         """One batch; everything stays on the device."""
         self.sums.index_add_(0, quarters, losses.float())
         self.counts.index_add_(0, quarters, torch.ones_like(losses, dtype=torch.float32))
+        self.count(len(losses))
+
+    def count(self, pictures: int) -> None:
+        """So many more; where losses have no quarter that is all."""
+        self.pictures += pictures
 
     def flush(self, ranks: int) -> dict[str, float]:
         """The means of the quarters that were met and the rate; then everything from zero."""
         sums, counts = self.sums.tolist(), self.counts.tolist()
-        rate = ranks * sum(counts) / (time.perf_counter() - self.since)
+        rate = ranks * self.pictures / (time.perf_counter() - self.since)
         self.__init__(self.sums.device)
         met = {
             f"loss_q{q + 1}": s / n for q, (s, n) in enumerate(zip(sums, counts, strict=True)) if n

@@ -138,6 +138,18 @@ def test_parts_are_exchanged_and_attributes_moved(learned, capfd):
         assert (learned / f"sheets/{name}.png").is_file()
 
 
+def test_an_encoder_of_two_views_is_a_row_of_the_tables(learned, capfd):
+    words = [*QUIET, *FACES, "task=simclr", "model.encoder.code=8", "data.num_workers=0"]
+    words += ["data.batch_size=2", "trainer.max_steps=2", "hydra.run.dir=simclr"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [*QUIET, *FACES, "backbone=code_encoder", "backbone.checkpoint=simclr/last.ckpt"]
+    words += ["backbone.code=8", "backbone.name=simclr"]
+    closed = open_door("extract", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    assert (learned / "features/toy_faces/simclr/train/code").is_dir()
+
+
 @pytest.mark.faults
 def test_two_ranks_learn_what_one_does(tmp_path):
     """The same draws and pictures; SGD, for Adam magnifies rounding of tiny gradients."""
