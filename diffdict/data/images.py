@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffdict.data.augmented import Augmented
 from diffdict.data.base import Pictures, PictureSample
+from diffdict.data.views import TwoViews
 from diffdict.data.workers import seed_worker
 from diffdict.errors import UserError
 
@@ -73,7 +74,14 @@ class _Batches:
 class EvaluationLoader:
     """All pictures in order, this rank's part; no torch DataLoader: Lightning re-deals those."""
 
-    def __init__(self, dataset: Pictures, batch_size: int, workers: int, seed: int, part: Part):
+    def __init__(
+        self,
+        dataset: Pictures | TwoViews,
+        batch_size: int,
+        workers: int,
+        seed: int,
+        part: Part,
+    ) -> None:
         self.dataset, self.batch_size = dataset, batch_size
         self.batches = evaluation_batches(len(dataset), batch_size, part)
         self.workers, self.seed = workers, seed
@@ -95,7 +103,12 @@ class TrainingLoader:
     """
 
     def __init__(
-        self, dataset: Augmented, batch_size: int, workers: int, part: Part, drop_last: bool
+        self,
+        dataset: Augmented | TwoViews,
+        batch_size: int,
+        workers: int,
+        part: Part,
+        drop_last: bool,
     ):
         self.dataset, self.batch_size, self.part = dataset, batch_size, part
         self.drop_last, self.position = drop_last, 0
@@ -151,7 +164,7 @@ class TrainingLoader:
 
 
 def _torch_loader(
-    dataset: Pictures | Augmented, keys: _Batches, workers: int, seed: int, stay: bool
+    dataset: Pictures | Augmented | TwoViews, keys: _Batches, workers: int, seed: int, stay: bool
 ) -> DataLoader:
     """A DataLoader that leaves torch's global generator alone."""
     return DataLoader(
@@ -169,7 +182,7 @@ def _torch_loader(
 class _WholeBatches(Dataset):
     """What torch's loaders ask for a list of keys, where a set is asked for a batch."""
 
-    def __init__(self, dataset: Pictures | Augmented) -> None:
+    def __init__(self, dataset: Pictures | Augmented | TwoViews) -> None:
         self.dataset = dataset
 
     def __getitems__(self, keys: list[object]) -> PictureSample:

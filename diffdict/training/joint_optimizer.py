@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 
 class JointOptimizer(torch.optim.Optimizer):
@@ -24,7 +25,7 @@ class JointOptimizer(torch.optim.Optimizer):
         """How many groups are of each optimizer, in their order."""
         return [len(one.param_groups) for one in self.optimizers]
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Tensor | float | None:
         """A step of each, after one pass."""
         loss = None
         if closure is not None:

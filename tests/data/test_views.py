@@ -74,7 +74,7 @@ def test_blur_is_scipys(sigma):
 
 def test_no_jitter_changes_nothing():
     _, image = picture()
-    assert jitter_colours(image, (0, 0, 0, 0), (0.5,) * 4, range(4)) is image
+    assert jitter_colours(image, (0.0, 0.0, 0.0, 0.0), (0.5,) * 4, range(4)) is image
     half = jitter_colours(image, (0.8, 0.8, 0.8, 0.2), (0.5,) * 4, (3, 1, 0, 2))
     torch.testing.assert_close(half, image, atol=1e-5, rtol=1e-5)
 

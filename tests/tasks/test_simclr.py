@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,4 +176,4 @@ def test_a_run_without_an_end_is_refused(tmp_path):
 
 def test_a_run_of_another_task_is_refused():
     with pytest.raises(UserError, match="no run of task=simclr with a code of 8"):
-        model("simclr").check_checkpoint("last.ckpt", {"two_views": {"task": "simsiam"}})
+        model("simclr").check_checkpoint(Path("last.ckpt"), {"two_views": {"task": "simsiam"}})
