@@ -85,10 +85,13 @@ class Counterfactual(CodeReport):
         self.pictures = [index for pair in self.pairs for index in pair]
 
     def check(self, pdae: Pdae) -> None:
-        """Parts that the code has, and a probe of it."""
+        """Parts that the code has."""
         code_slices(pdae, self.segments, self.word)
+
+    def check_directions(self, pdae: Pdae, sha256: str) -> None:
+        """A probe of these codes."""
         if self.reader is not None:
-            self.reader.check(pdae, pdae.shapes["code"][0])
+            self.reader.check(pdae, pdae.shapes["code"][0], sha256)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The pairs that are only measured are drawn from those that there are."""

@@ -72,10 +72,10 @@ class Manipulate(CodeReport):
         most = max(self.shown_pictures, self.measured)
         self.pictures = range(min(most, len(self.shown)))
 
-    def check(self, pdae: Pdae) -> None:
+    def check_directions(self, pdae: Pdae, sha256: str) -> None:
         """Directions are of this network's codes."""
         for each in (*self.directions, self.reader):
-            each.check(pdae, pdae.shapes["code"][0])
+            each.check(pdae, pdae.shapes["code"][0], sha256)
 
     def sheet(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]

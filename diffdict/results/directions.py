@@ -40,17 +40,17 @@ class Directions(NamedTuple):
         normal = (codes - self.mean.to(codes)) / self.std.to(codes)
         return normal @ self.weight.to(codes).T + self.bias.to(codes)
 
-    def check(self, net: Backbone, code: int) -> None:
-        """Directions are those of one network's codes."""
+    def check(self, net: Backbone, code: int, sha256: str) -> None:
+        """Directions are those of one network's codes, of weights with this hash."""
         if self.weight.shape[1] != code:
             raise UserError(
                 f"Directions of {self.weight.shape[1]} entries do not fit {net.name}, whose codes "
                 f"have {code}: give those that task=direction learned on it"
             )
-        if self.sha256 not in (None, net.sha256):
+        if self.sha256 not in (None, sha256):
             raise UserError(
                 f"These directions were learned on {self.backbone} with weights "
-                f"{self.sha256[:12]}…, {net.name} has {net.sha256[:12]}…: learn them on these "
+                f"{self.sha256[:12]}…, {net.name} has {sha256[:12]}…: learn them on these "
                 "(task=direction)"
             )
 

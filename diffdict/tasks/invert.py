@@ -185,7 +185,7 @@ class Invert(pl.LightningModule):
             "respacing": sampler.keywords.get("respacing", ""),
             "clip_denoised": sampler.keywords.get("clip_denoised", False),
         }
-        self.one_way = steps_one_way(net.process, self.options["respacing"])
+        self.one_way = steps_one_way(self.net.process, self.options["respacing"])
         self.steps = self.one_way * (1 + back)
         self.objective, self.label, self.back = objective, label, back
         self.facts = {"dataset": dataset, "split": split, "fingerprint": fingerprint}

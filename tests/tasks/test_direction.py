@@ -104,11 +104,11 @@ def test_the_direction_of_an_attribute_is_found(tmp_path):
     known = ~codes.attributes[:, 0].isnan()
     right = (scores[known, 0] > 0) == (codes.attributes[known, 0] > 0)
     assert right.float().mean() > 0.85
-    read.check(Patches8(), 8)
+    read.check(Patches8(), 8, Patches8().sha256)
     with pytest.raises(UserError, match="learned on patches8 with weights"):
-        read.check(tiny_pdae(), 8)
+        read.check(tiny_pdae(), 8, "0" * 64)
     with pytest.raises(UserError, match="of 8 entries do not fit pdae, whose codes have 9"):
-        read.check(tiny_pdae(), 9)
+        read.check(tiny_pdae(), 9, "0" * 64)
 
 
 @pytest.mark.parametrize("draw", ["likeliest", "published"])

@@ -52,6 +52,9 @@ class CodeReport(pl.Callback):
     def check(self, pdae: Pdae) -> None:
         """Refuses what this network's codes do not have; most sheets take any."""
 
+    def check_directions(self, pdae: Pdae, sha256: str) -> None:
+        """Refuses directions of other codes than those of these weights; most sheets take none."""
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what could not be drawn before anything is computed."""
         report = f"report={self.word}"
@@ -72,6 +75,17 @@ class CodeReport(pl.Callback):
                 f"{report} asks for picture {wrong[0]}, split {self.split} of {self.shown.name} "
                 f"has 0 to {there - 1}: other pictures, or a larger dataset.{self.split}_pictures"
             )
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_directions(trainer, pl_module)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_directions(trainer, pl_module)
+
+    def _check_directions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Now that weights are loaded: those of a checkpoint have the hash of its file."""
+        pdae, path = pl_module.pdae(), trainer.ckpt_path
+        self.check_directions(pdae, pdae.sha256 if path is None else files.sha256(path))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)
