@@ -4,7 +4,7 @@ import functools
 import importlib
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -98,7 +98,7 @@ class HubPictures(Pictures):
         revision: str | None,
         first: int | None,
         stream: bool,
-    ) -> Sequence[Mapping]:
+    ) -> Iterable[Mapping]:
         """The rows, with undecoded pictures."""
         library = datasets_library()
         if stream and first is None:

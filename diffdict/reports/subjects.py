@@ -40,7 +40,7 @@ class SteeredDictionary(NamedTuple):
     class_names: Sequence[str]
     palette: Sequence[Sequence[int]]  # of the classes; empty: no colours are known
     density: Float[Tensor, " latents"] | None
-    amount: float  # by which codes were multiplied
+    amount: float | int  # by which codes were multiplied
     facts: Mapping[str, str | int]
 
 
@@ -136,7 +136,7 @@ class SteersConcepts(Protocol):
         """All timesteps (None), and so many equal parts of them."""
 
     def strips(
-        self, amounts: Sequence[float], windows: Sequence[list[int] | None], seeds: int
+        self, amounts: Sequence[float | int], windows: Sequence[Sequence[int] | None], seeds: int
     ) -> Iterator[SteeredStrip]:
         """Each class's pictures under every amount in every window, drawn now."""
 
@@ -160,7 +160,7 @@ SUBJECTS: dict[type, Subject] = {
     HasTables: Subject(
         "tables of figures",
         (
-            *("alignment", "causality", "deeplab", "direction", "faithfulness", "fid"),
+            *("alignment", "causality", "deeplab", "direction", "doctor", "faithfulness", "fid"),
             *("fine_tuning", "geometry", "lifetimes", "linear_probe", "noisy_classifier"),
             *("noisy_classifier_wrn", "pdae", "pixel_mlp", "probe_sweep", "sae", "screening"),
             "substitution",

@@ -294,7 +294,7 @@ class Causality(pl.LightningModule):
         return [None, *equal_windows(self.chains, number)]
 
     def strips(
-        self, amounts: Sequence[float], windows: Sequence[list[int] | None], seeds: int
+        self, amounts: Sequence[float | int], windows: Sequence[Sequence[int] | None], seeds: int
     ) -> Iterator[SteeredStrip]:
         """Each class's pictures under every amount in every window, and its latents one by one."""
         judge = self.judges[0]

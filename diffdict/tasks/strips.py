@@ -18,9 +18,9 @@ Labels = Callable[[Tensor, list[int]], Int[Tensor, "batch h w"]]
 class StripGrid(NamedTuple):
     """Under what a strip is drawn."""
 
-    amounts: Sequence[float]
+    amounts: Sequence[float | int]
     windows: Sequence[list[int] | None]
-    amount: float  # of latents one by one, in all timesteps
+    amount: float | int  # of latents one by one, in all timesteps
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def draw_strip(
     plain = chains.draw(indices, chains.begin(indices, images), record={*levels, every})
 
     def changed(
-        chosen: Sequence[int], amount: float, window: list[int] | None, level: int
+        chosen: Sequence[int], amount: float | int, window: Sequence[int] | None, level: int
     ) -> LabelledPictures:
         edits = chains.studied.edits(chosen, "scale", amount, window=window)
         on = chains.draw(indices, plain.states[level], edits, start=level).x

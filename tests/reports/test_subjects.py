@@ -22,6 +22,7 @@ from diffdict.reports.subjects import (
     LooksAtPictures,
     Segments,
     SteersConcepts,
+    SwitchesLatents,
     require,
     task_of,
 )
@@ -60,7 +61,7 @@ def test_the_tasks_that_messages_name_are_those_that_are_such_a_subject(kind):
 
 def test_every_kind_is_known_and_a_plain_module_is_none():
     known = {HasTables, HasDictionaries, Segments, DrawsFromCodes, LooksAtPictures}
-    known |= {SteersConcepts}
+    known |= {SteersConcepts, SwitchesLatents}
     assert set(SUBJECTS) == known
     assert not any(isinstance(pl.LightningModule(), kind) for kind in SUBJECTS)
 

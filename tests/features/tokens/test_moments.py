@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffdict.errors import UserError
+from diffdict.features.normalisation import normalisation
 from diffdict.features.sources import LiveSource, StoredSource
 from diffdict.features.store.shards import Stream
 from diffdict.features.tokens import moments, pool
@@ -37,6 +38,7 @@ class Kept(StoredSource):
     def __init__(self, streams, made):
         held = dict(zip([stream.name for stream in streams], made, strict=True))
         self.streams, self.dtype = streams, made[0].dtype
+        self.normalisation = normalisation()
         self.store = SimpleNamespace(tokens=lambda name: [held[name]], pictures_per_shard=PICTURES)
 
 
@@ -45,6 +47,7 @@ class Seen(LiveSource):
 
     def __init__(self, streams, made):
         self.streams, self.made, self.dtype = streams, made, made[0].dtype
+        self.normalisation = normalisation()
         self.device, self.batch_size = torch.device("cpu"), 5
 
     def maps(self, pictures):
