@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ def hub_library() -> ModuleType:
     try:
         for part in ("hf_api", "errors"):  # attributes of it once they are imported
             importlib.import_module(f"huggingface_hub.{part}")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request is no news
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError(
