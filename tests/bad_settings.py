@@ -63,6 +63,9 @@ SETTINGS = {  # what stands before the words of a row
     "extract steering": [
         *(*QUIET, "task=steering", "dictionary=sae", "data.number=2", "sampler.respacing=ddim2"),
     ],
+    "extract steered pictures": [
+        *(*QUIET, "task=steering", "dictionary=sae", *FACES, "sampler.respacing=ddim2"),
+    ],
     "evaluate": QUIET,
     "bare train": [],
     "bare extract": [],
