@@ -2,6 +2,7 @@
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
     guidance: float = 1.0  # of networks that were distilled to be told it
 
 
-class Family:
+class Family(ABC):
     """Of networks with one forward; a subclass says what its own takes and answers.
 
     `config` is the config.json beside the weights.
@@ -99,9 +100,9 @@ class Family:
         """Whether it is one of the usual blocks, not a layer inside one."""
         return isinstance(block, int) or BLOCK.fullmatch(block) is not None
 
+    @abstractmethod
     def arguments(self, x_t: Tensor, t: Tensor, setting: Setting) -> dict[str, object]:
         """What its forward takes for x_t at timesteps t."""
-        raise NotImplementedError
 
     def prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
         """Its answer in the layout of x_t."""
@@ -109,7 +110,7 @@ class Family:
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """A text by the pipeline's own encoders; None: what it guides away from unless told."""
-        raise NotImplementedError
+        raise UserError(f"A {self.kind} is told no text: leave backbone.prompt= out")
 
     def set_steps(self, scheduler: object, steps: int, shape: Sequence[int]) -> None:
         """A scheduler's stops as the family's pipeline sets them for x of this shape."""
@@ -153,11 +154,12 @@ def diffusers_class(name: str) -> type:
         import diffusers
     except ImportError as error:
         raise UserError(NEEDS) from error
-    if not hasattr(diffusers, name):
+    kind = getattr(diffusers, name, None)
+    if kind is None:
         raise UserError(
             f"diffusers {diffusers.__version__} has no {name}: pip install --upgrade diffusers"
         )
-    return getattr(diffusers, name)
+    return kind
 
 
 def shift_for(config: Mapping, tokens: int) -> float:
