@@ -15,6 +15,7 @@ from diffdict.files.atomic import require_space, sha256
 from diffdict.files.hub_address import HubAddress, hub_address
 
 FILES, BYTES = 100, 1_000_000_000  # of one commit of many: what a broken connection costs
+CLIENTS = ("httpx", "httpx2", "httpcore")  # the HTTP client under its names
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -23,7 +24,8 @@ def hub_library() -> ModuleType:
     try:
         for part in ("hf_api", "errors"):  # attributes of it once they are imported
             importlib.import_module(f"huggingface_hub.{part}")
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request is no news
+        for client in CLIENTS:
+            logging.getLogger(client).setLevel(logging.WARNING)  # a line a request is no news
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError(
@@ -224,4 +226,4 @@ def _content(file: Path | bytes) -> str | bytes:
 
 def _of_connection(error: BaseException) -> bool:
     """Whether it comes of the HTTP client, which is httpx under one name or the other."""
-    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore")
+    return type(error).__module__.partition(".")[0] in CLIENTS
