@@ -23,6 +23,19 @@ CODE = [
 ]
 
 
+FLOATS = {"val_score", "score", "standard_error", "mse", "r2"}
+
+
+def words(row):
+    """What a row is about, and what was chosen."""
+    return {key: value for key, value in row.items() if key not in FLOATS}
+
+
+def numbers(row):
+    """What was measured."""
+    return {key: float(row[key] or "nan") for key in FLOATS}
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """An empty folder."""
@@ -34,7 +47,10 @@ def test_a_network_is_mapped_alive_and_from_a_store(world, capfd):
     opened("extract", [*SMALL, "timestep=[10,500]", "block=[0,1]"], world, capfd)
     opened("evaluate", [*SWEEP, "data.source=store", "hydra.run.dir=stored"], world, capfd)
     live, stored = (rows_of(world / run / "attributes.csv") for run in ("live", "stored"))
-    assert live == stored
+    assert [words(row) for row in live] == [words(row) for row in stored]
+    # Pictures stand in other batches there, for which a convolution may sum in another order.
+    for one, other in zip(live, stored, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-3, abs=1e-4, nan_ok=True)
     assert {row["timestep"] for row in live} == {"10", "500"}
     assert {row["attribute"] for row in live} >= {"glasses", "yaw", "skin_lightness"}
     assert (world / "live" / "heatmap-attributes.png").is_file()

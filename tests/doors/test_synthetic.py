@@ -83,7 +83,7 @@ def test_a_segmenter_learns_from_the_set_and_is_evaluated(drawn):
 
 
 def test_only_a_segmenter_labels(tmp_path):
-    other = {"model": {"_target_": "diffdict.tasks.deeplab.DeepLab"}}
+    other = {"model": {"_target_": "diffdict.tasks.linear_probe.LinearProbe"}}
     torch.save({"config": other, "state_dict": {}}, tmp_path / "other.ckpt")
     with initialize_config_dir(packaged("conf"), version_base="1.3"):
         cfg = compose("extract", ["task=samples", f"labeller={tmp_path}/other.ckpt"])

@@ -122,7 +122,7 @@ def test_features_of_that_timestep_come(tmp_path, kind):
 def test_what_is_shared_stands_once(kind):
     """All settings of the base, under the names and defaults that a config relies on."""
     shared = arguments("diffdict.features.base.FeatureDataModule")
-    assert len(shared) == 13
+    assert len(shared) == 15
     own = arguments(f"{kind.__module__}.{kind.__qualname__}")
     assert {name: own[name] for name in shared} == shared
     assert not set(shared) & set(kind.__init__.__annotations__)
