@@ -91,9 +91,13 @@ def state() -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """A test that changes what others rely on has failed, and they have not."""
-    before, level = state(), logging.getLogger().level
+    root = logging.getLogger()
+    before, level = state(), root.level
     yield
-    logging.getLogger().setLevel(level)  # Hydra's, for good
+    root.setLevel(level)  # Hydra's, for good, and so is its file in the folder of a run
+    for log in [handler for handler in root.handlers if type(handler) is logging.FileHandler]:
+        root.removeHandler(log)
+        log.close()
     for name in set(os.environ) - set(before["os.environ"]):
         if name.startswith(OF_LIBRARIES):
             del os.environ[name]
