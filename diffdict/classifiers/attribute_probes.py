@@ -14,6 +14,7 @@ from diffdict.features.store.shards import Stream
 from diffdict.metrics.attribute_scores import (
     DRAWS,
     attribute_figures,
+    best_ridges,
     measurable,
     say_left_out,
     squared_errors,
@@ -137,23 +138,22 @@ class AttributeProbes(nn.Module):
     ) -> list[AttributeFinding]:
         """Every place of one map: ridges chosen, then all but the test pictures fitted on."""
         places, rows = self._places(k), self.held[k].every()
-        chosen = []
-        for each in self._scores(self.sums[k].groups(), places, rows):
-            figures = attribute_figures(each, held, self.binary)
-            best = figures.nan_to_num(-2).flip(0).max(0)  # of equal ones the largest
-            chosen.append((len(self.ridges) - 1 - best.indices, best.values))
+        chosen = [
+            best_ridges(each, held, self.binary)
+            for each in self._scores(self.sums[k].groups(), places, rows)
+        ]
         local = dim_zero_cat(self.held[k].rows)
         self.sums[k].update(local, dim_zero_cat(self.truth[CHOOSE].rows))
         groups, rows = self.sums[k].groups(), self.test[k].every()
         found = []
         every = zip(places, chosen, self._scores(groups, places, rows), strict=True)
-        for place, (ridge, value), each in every:
+        for place, (ridge, figure), each in every:
             own = each.gather(1, ridge[None, None].expand(len(each), 1, -1))
             found.append(
                 AttributeFinding(
                     place,
                     [self.ridges[i] for i in ridge.tolist()],
-                    value.where(value > -2, torch.nan),
+                    figure,
                     attribute_figures(own, test, self.binary)[0],
                     squared_errors(own, test)[0],
                     self._deviations(place, own, test),

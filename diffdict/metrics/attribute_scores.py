@@ -5,9 +5,10 @@ What is unknown of a picture (NaN) counts nowhere. Several read-outs are measure
 
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.utilities.data import dim_zero_cat
@@ -126,6 +127,26 @@ def pearson(
     size = (x.square().sum(0) * y.square().sum(0)).sqrt()
     r = (x * y).sum(0) / size.clamp(min=1e-300)
     return torch.where(y.square().sum(0) > 0, r, torch.nan)
+
+
+class BestRidges(NamedTuple):
+    """Of each attribute the ridge that held-out pictures choose, and its figure on them."""
+
+    indices: Int64[Tensor, " attributes"]
+    figures: Float64[Tensor, " attributes"]  # nan where they do not tell
+
+
+def best_ridges(
+    scores: Float[Tensor, "pictures ridges attributes"],
+    truth: Float[Tensor, "pictures attributes"],
+    binary: Bool[Tensor, " attributes"],
+) -> BestRidges:
+    """Ridges in rising order; of equally good ones the largest."""
+    figures = attribute_figures(scores, truth, binary)
+    best = figures.nan_to_num(-2).flip(0).max(0)
+    return BestRidges(
+        len(figures) - 1 - best.indices, best.values.where(best.values > -2, torch.nan)
+    )
 
 
 def squared_errors(

@@ -7,27 +7,31 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from diffdict.metrics.attribute_scores import pearson, squared_errors
+from diffdict.metrics.attribute_scores import best_ridges, pearson, squared_errors
 from diffdict.metrics.rank_correlation import spearman
-from diffdict.metrics.ridge import RidgeGroup
+from diffdict.metrics.ridge import AttributeSums, RidgeGroup
 from diffdict.metrics.variance_share import variance_share
 
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 SHIFTS = 8  # other sources that a sample is compared with, for chance
 
 
 class AttributeReader:
     """A linear answer to each attribute, learned from the pictures that the groups sum up."""
 
-    def __init__(self, groups: Sequence[RidgeGroup], ridge: float = 1e-2) -> None:
-        self.groups, self.ridge = list(groups), ridge
+    def __init__(self, groups: Sequence[RidgeGroup], ridge: float | Sequence[float] = 1e-2) -> None:
+        """`ridge`: one for all, or one of each attribute."""
+        self.groups = list(groups)
         self.number = sum(len(group.attributes) for group in groups)
+        ridges = torch.as_tensor(ridge, dtype=torch.float64).expand(self.number)
+        self.weights = [_weight(group, ridges[group.attributes.cpu()]) for group in self.groups]
 
     def read(self, rows: Float[Tensor, "pictures width"]) -> Float64[Tensor, "pictures attributes"]:
         """What these vectors say of each attribute."""
         out = torch.empty(len(rows), self.number, dtype=torch.float64)
-        for group in self.groups:
+        for group, weight in zip(self.groups, self.weights, strict=True):
             standard = group.standardized(rows.to(group.mean.device))
-            out[:, group.attributes.cpu()] = group.scores(standard, self.ridge, slice(None)).cpu()
+            out[:, group.attributes.cpu()] = (group.level + standard @ weight).cpu()
         return out
 
     @property
@@ -38,12 +42,36 @@ class AttributeReader:
         weights, these means are p w·c / (p (1 - p)) apart.
         """
         out = torch.empty(self.number, dtype=torch.float64)
-        for group in self.groups:
-            weight = torch.cholesky_solve(group.with_attributes, group.factor(self.ridge))
+        for group, weight in zip(self.groups, self.weights, strict=True):
             share = group.level
             apart = (weight * group.with_attributes).sum(0) / (share * (1 - share))
             out[group.attributes.cpu()] = (share + (0.5 - share) * apart).cpu()
         return out
+
+
+def _weight(group: RidgeGroup, ridges: Float64[Tensor, " own"]) -> Float64[Tensor, "channels own"]:
+    """Of standardized rows, each attribute under its own ridge."""
+    weight = torch.empty_like(group.with_attributes)
+    for ridge in ridges.unique().tolist():
+        own = (ridges == ridge).to(weight.device)
+        weight[:, own] = torch.cholesky_solve(group.with_attributes[:, own], group.factor(ridge))
+    return weight
+
+
+def fit_reader(
+    fit: tuple[Float[Tensor, "n width"], Float[Tensor, "n attributes"]],
+    held: tuple[Float[Tensor, "m width"], Float[Tensor, "m attributes"]],
+    binary: Bool[Tensor, " attributes"],
+    ridges: Sequence[float] = RIDGES,
+) -> AttributeReader:
+    """From vectors and attributes of pictures: those held out choose each ridge, then join in."""
+    sums = AttributeSums(fit[0].shape[1], len(binary))
+    sums.update(*fit)
+    groups = sums.groups()
+    tried = torch.stack([AttributeReader(groups, ridge).read(held[0]) for ridge in ridges], dim=1)
+    chosen = best_ridges(tried, held[1], binary).indices
+    sums.update(*held)
+    return AttributeReader(sums.groups(), [ridges[place] for place in chosen.tolist()])
 
 
 def attribute_accuracy(

@@ -50,6 +50,12 @@ def test_without_a_file_it_is_left_out_and_said(tmp_path, monkeypatch, capsys):
         open_lpips("none.pth")
 
 
+def test_another_network_is_told_from_alexnet(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other.pth is not torchvision's AlexNet.*or no lpips="):
+        open_lpips(tmp_path / "other.pth")
+
+
 def test_pictures_too_small_are_refused():
     with pytest.raises(UserError, match="32×32 at least"):
         Lpips()(image(1, (1, 3, 16, 16)), image(1, (1, 3, 16, 16)))

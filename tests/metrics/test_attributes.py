@@ -2,7 +2,13 @@
 
 import torch
 
-from diffdict.metrics.attributes import AttributeReader, attribute_accuracy, kept_attributes
+from diffdict.metrics.attribute_scores import attribute_figures
+from diffdict.metrics.attributes import (
+    AttributeReader,
+    attribute_accuracy,
+    fit_reader,
+    kept_attributes,
+)
 from diffdict.metrics.ridge import AttributeSums
 
 BINARY = torch.tensor([True, False, True])
@@ -24,6 +30,17 @@ def reader(rows, truth, ridge=1e-3):
     for part in range(0, len(rows), 50):
         sums.update(rows[part : part + 50], truth[part : part + 50])
     return AttributeReader(sums.groups(), ridge)
+
+
+def test_each_attribute_has_the_ridge_that_held_out_pictures_choose():
+    rows, truth = world(120, 3)
+    own = fit_reader((rows[:90], truth[:90]), (rows[90:], truth[90:]), BINARY, (1e-3, 1e2))
+    tried = [reader(rows[:90], truth[:90], ridge).read(rows[90:]) for ridge in (1e-3, 1e2)]
+    figures = attribute_figures(torch.stack(tried, dim=1), truth[90:], BINARY)
+    every = [reader(rows, truth, ridge).read(rows) for ridge in (1e-3, 1e2)]
+    for place in range(3):
+        best = int(figures[1, place] >= figures[0, place])  # of equal ones the larger
+        torch.testing.assert_close(own.read(rows)[:, place], every[best][:, place])
 
 
 def test_readings_are_those_of_a_ridge_and_cut_midway():

@@ -34,6 +34,11 @@ class Chains:
             "clip_denoised": clip_denoised,
         }
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.pdae.parameters()).device
+
     @torch.no_grad()
     def codes(self, images: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n code"]:
         """One code a picture."""
