@@ -25,7 +25,7 @@ from diffdict.features.tokens.pool import LivePool
 from diffdict.sae.base import Sae
 from diffdict.sae.card import read_dictionary
 from diffdict.sae.sparse import Codes
-from diffdict.tasks.studied_dictionary import StudiedDictionary
+from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 STEPS, LEVEL = 50, 400  # of a chain that steers; the timestep to which a picture is inverted
 PictureInput = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]

@@ -27,9 +27,9 @@ from diffdict.reports.subjects import DrawnLatents
 from diffdict.representations.base import Representation
 from diffdict.results.tables import Row
 from diffdict.sae.base import Sae
-from diffdict.tasks.attribute_reading import AttributeReading
-from diffdict.tasks.source_figures import SourceFigures, squared_gap, without
-from diffdict.tasks.switched_latents import SwitchedLatents
+from diffdict.tasks.sampling.attribute_reading import AttributeReading
+from diffdict.tasks.sampling.source_figures import SourceFigures, squared_gap, without
+from diffdict.tasks.sampling.switched_latents import SwitchedLatents
 
 FEW = 10  # sources, below which figures say little
 CROP = 16  # a crop leaves one of so many parts of a side out, on each side

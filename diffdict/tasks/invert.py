@@ -33,7 +33,7 @@ from diffdict.errors import UserError
 from diffdict.features.extraction.pictures import PictureLoader
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.results.stored_noise import RECORD, shard_name
-from diffdict.tasks.sample_folder import SampleFolder, check_finite
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_finite
 
 
 class Inverted(NamedTuple):

@@ -46,7 +46,7 @@ from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.stored_noise import StoredNoise
 from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
-from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 __all__ = ["SampleIndices", "Samples"]  # the first under the name that configs of 0.1 hold
 

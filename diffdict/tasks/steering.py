@@ -35,17 +35,17 @@ from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.class_latents import ClassLatents
-from diffdict.tasks.chains import check_invertible, check_picture_size
-from diffdict.tasks.changes import (
+from diffdict.tasks.interventions.chains import check_invertible, check_picture_size
+from diffdict.tasks.interventions.changes import (
     check_changes,
     chosen_latents,
     combined,
     say_idle,
 )
-from diffdict.tasks.judge import Opener
-from diffdict.tasks.region import Region
-from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
-from diffdict.tasks.studied_dictionary import open_studied
+from diffdict.tasks.interventions.judge import Opener
+from diffdict.tasks.interventions.region import Region
+from diffdict.tasks.interventions.studied_dictionary import open_studied
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 RECORD = "steering.json"
 LEAST_DB = 25  # of pictures inverted and drawn again

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from diffdict.backbones.base import Backbone
 from diffdict.errors import UserError
 from diffdict.sae.steering import Steering
-from diffdict.tasks.judge import Opener, check_labeller
+from diffdict.tasks.interventions.judge import Opener, check_labeller
 
 
 class Region(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffdict.diffusion.pairs import step_timesteps
 from diffdict.reports.subjects import LabelledPictures, SteeredStrip
-from diffdict.tasks.chains import EditedChains
+from diffdict.tasks.interventions.chains import EditedChains
 
 Labels = Callable[[Tensor, list[int]], Int[Tensor, "batch h w"]]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from diffdict.metrics.damage import DamageFigures
 from diffdict.metrics.effects import ELSEWHERE, FEWEST, INSIDE, EffectCounts, rank_share
 from diffdict.metrics.rank_correlation import spearman
-from diffdict.tasks.changes import Change
+from diffdict.tasks.interventions.changes import Change
 
 OWN, DIRECTION, OTHERS, EQUAL = "latents", "direction", "others", "others_equal"
 DIFFERENCE, AGAIN = "difference", "reconstruction"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from diffdict.errors import UserError
 from diffdict.results.class_latents import ClassLatents
 from diffdict.sae.steering import HOW, check_latents
-from diffdict.tasks.studied_dictionary import StudiedDictionary
+from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 
 class Change(NamedTuple):
