@@ -11,15 +11,15 @@ from torchmetrics.utilities.data import dim_zero_cat
 from diffdict.data.attributes import Attribute
 from diffdict.features.code_parts import CODE, PREFIX, CodePart
 from diffdict.features.store.shards import Stream
-from diffdict.metrics.attribute_scores import (
+from diffdict.metrics.attributes.attribute_scores import (
     DRAWS,
     attribute_figures,
     measurable,
     say_left_out,
     squared_errors,
 )
+from diffdict.metrics.attributes.ridge import AttributeSums, RidgeGroup
 from diffdict.metrics.base import ExactMetric
-from diffdict.metrics.ridge import AttributeSums, RidgeGroup
 from diffdict.seeds import permutation
 
 FIT, CHOOSE, TEST = range(3)  # what pictures are for

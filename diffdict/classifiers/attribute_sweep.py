@@ -12,7 +12,7 @@ from diffdict.errors import UserError, at_least
 from diffdict.features.code_parts import WHOLE, CodePart
 from diffdict.features.pooled import PooledPictures
 from diffdict.features.store.shards import Stream
-from diffdict.metrics.attribute_scores import chances, known_pictures
+from diffdict.metrics.attributes.attribute_scores import chances, known_pictures
 
 KINDS = (("average_precision", True), ("pearson", False))  # the figure of binary ones; of numbers
 Rows = list[dict[str, str | int | float | bool | None]]

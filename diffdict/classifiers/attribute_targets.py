@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffdict.data.attributes import Attribute
 from diffdict.metrics.accuracy import PictureFigures
-from diffdict.metrics.attribute_scores import AttributeScores, attribute_losses
+from diffdict.metrics.attributes.attribute_scores import AttributeScores, attribute_losses
 from diffdict.results.tables import Row
 
 

@@ -18,7 +18,7 @@ from diffdict.diffusion.inversion import picture_error, psnr
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
-from diffdict.metrics.damage import Damage, DamageFigures
+from diffdict.metrics.losses.damage import Damage, DamageFigures
 from diffdict.reports.subjects import SteeredDictionary, SteeredStrip
 from diffdict.results.class_latents import ClassLatents
 from diffdict.results.tables import Row

@@ -22,7 +22,7 @@ from diffdict.conditions.rows_file import CONDITIONS, read_rows
 from diffdict.data.attributes import Attribute
 from diffdict.data.sampled import RECORD
 from diffdict.errors import UserError
-from diffdict.metrics.kernel_distance import ChosenRows
+from diffdict.metrics.samples.kernel_distance import ChosenRows
 from diffdict.reports.subjects import DrawnLatents
 from diffdict.representations.base import Representation
 from diffdict.results.tables import Row

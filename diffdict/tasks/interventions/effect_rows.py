@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from diffdict.metrics.damage import DamageFigures
+from diffdict.metrics.attributes.rank_correlation import spearman
 from diffdict.metrics.effects import ELSEWHERE, FEWEST, INSIDE, EffectCounts, rank_share
-from diffdict.metrics.rank_correlation import spearman
+from diffdict.metrics.losses.damage import DamageFigures
 from diffdict.tasks.interventions.changes import Change
 
 OWN, DIRECTION, OTHERS, EQUAL = "latents", "direction", "others", "others_equal"

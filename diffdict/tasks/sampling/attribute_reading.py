@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from diffdict.data.attributes import Attribute
 from diffdict.metrics.attributes import AttributeReader, KeptAttributes, kept_attributes
-from diffdict.metrics.kernel_distance import ChosenRows
-from diffdict.metrics.ridge import AttributeSums
+from diffdict.metrics.attributes.ridge import AttributeSums
+from diffdict.metrics.samples.kernel_distance import ChosenRows
 from diffdict.representations.base import Representation
 from diffdict.results.tables import Row
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdict.metrics.retrieval import rank_figures, ranks
-from diffdict.metrics.variance_share import VarianceShare, variance_share
+from diffdict.metrics.samples.variance_share import VarianceShare, variance_share
 from diffdict.results.tables import Row
 
 SAME = 1e-5  # of the length of a vector: nearer ones are of one picture

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from diffdict.conditions.base import ConditionRows, MakesVectors
 from diffdict.conditions.latents import check_codes
 from diffdict.errors import UserError
-from diffdict.metrics.kernel_distance import ChosenRows
-from diffdict.metrics.latent_changes import LatentRise, SwitchedPairs, latent_rises
+from diffdict.metrics.effects.latent_changes import LatentRise, SwitchedPairs, latent_rises
+from diffdict.metrics.samples.kernel_distance import ChosenRows
 from diffdict.reports.subjects import DrawnLatents
 from diffdict.results.tables import Row
 

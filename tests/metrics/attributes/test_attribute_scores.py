@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from diffdict.errors import UserError
-from diffdict.metrics.attribute_scores import (
+from diffdict.metrics.attributes.attribute_scores import (
     AttributeScores,
     attribute_figures,
     attribute_losses,
@@ -21,7 +21,7 @@ from diffdict.metrics.attribute_scores import (
     squared_errors,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "diti_figures"
+GOLDEN = Path(__file__).parents[2] / "golden" / "diti_figures"
 NAN = math.nan
 
 

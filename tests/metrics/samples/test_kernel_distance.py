@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.image.kid import poly_mmd
 
-from diffdict.metrics.kernel_distance import ChosenRows, kernel_distance
+from diffdict.metrics.samples.kernel_distance import ChosenRows, kernel_distance
 
 
 def rows(number: int, shift: float = 0.0, seed: int = 0) -> torch.Tensor:

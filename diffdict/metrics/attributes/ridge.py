@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
-from diffdict.metrics.attribute_scores import known_alike
+from diffdict.metrics.attributes.attribute_scores import known_alike
 from diffdict.metrics.base import ExactMetric
 
 CONSTANT = 1e-12  # variance as a share of the second moment: below, it is rounding alone

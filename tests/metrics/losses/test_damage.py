@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffdict.errors import UserError
-from diffdict.metrics.damage import Damage
+from diffdict.metrics.losses.damage import Damage
 
 
 def test_it_is_the_mean_rise_over_timesteps_in_any_order():

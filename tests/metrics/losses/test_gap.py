@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffdict.metrics.gap import GapSums, gap_places, timestep_rows
+from diffdict.metrics.losses.gap import GapSums, gap_places, timestep_rows
 
 
 def sums():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffdict.metrics.variance_share import variance_share
+from diffdict.metrics.samples.variance_share import variance_share
 from tests.inputs import normal
 
 GROUPS = torch.arange(30).repeat_interleave(4)

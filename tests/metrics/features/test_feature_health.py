@@ -7,7 +7,11 @@ import torch
 from scipy import stats
 
 from diffdict.errors import UserError
-from diffdict.metrics.feature_health import FeatureHealth, effective_rank, spatial_structure
+from diffdict.metrics.features.feature_health import (
+    FeatureHealth,
+    effective_rank,
+    spatial_structure,
+)
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from diffdict.metrics.sparsity import Sparsity
-from diffdict.metrics.timestep_parts import (
+from diffdict.metrics.features.timestep_parts import (
     in_one_timestep,
     length_shares,
     share_columns,
     timestep_parts,
 )
+from diffdict.metrics.sparsity import Sparsity
 
 DIMS = [
     {"timestep": t, "block": block, "from": start, "to": start + width}

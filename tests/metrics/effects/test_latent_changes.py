@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffdict.metrics.latent_changes import SwitchedPairs, latent_rises
+from diffdict.metrics.effects.latent_changes import SwitchedPairs, latent_rises
 
 LATENTS = [10, 11, 12]
 # two latents and two random directions, of two noises; off before on

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from diffdict.metrics.attribute_scores import attribute_figures
+from diffdict.metrics.attributes.attribute_scores import attribute_figures
 
 PIECE = 2**24  # scores that are ranked at once
 

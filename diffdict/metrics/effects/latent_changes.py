@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from diffdict.metrics.effects import rank_share
+from diffdict.metrics.effects.class_effects import rank_share
 
 
 class SwitchedPairs(NamedTuple):

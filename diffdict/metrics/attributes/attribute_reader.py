@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from diffdict.metrics.attribute_scores import pearson, squared_errors
-from diffdict.metrics.rank_correlation import spearman
-from diffdict.metrics.ridge import RidgeGroup
-from diffdict.metrics.variance_share import variance_share
+from diffdict.metrics.attributes.attribute_scores import pearson, squared_errors
+from diffdict.metrics.attributes.rank_correlation import spearman
+from diffdict.metrics.attributes.ridge import RidgeGroup
+from diffdict.metrics.samples.variance_share import variance_share
 
 SHIFTS = 8  # other sources that a sample is compared with, for chance
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from diffdict.metrics.rank_correlation import spearman
+from diffdict.metrics.attributes.rank_correlation import spearman
 
 
 @pytest.mark.parametrize("levels", [3, 1000])

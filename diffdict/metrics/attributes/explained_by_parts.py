@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from diffdict.metrics.attribute_scores import squared_errors
-from diffdict.metrics.ridge import AttributeSums, RidgeGroup
+from diffdict.metrics.attributes.attribute_scores import squared_errors
+from diffdict.metrics.attributes.ridge import AttributeSums, RidgeGroup
 from diffdict.seeds import permutation
 
 HELD_OUT = 4  # one of so many training pictures chooses the ridge

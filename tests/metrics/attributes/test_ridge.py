@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from diffdict.metrics.ridge import AttributeSums
+from diffdict.metrics.attributes.ridge import AttributeSums
 
 
 def problem(pictures=90, channels=7, attributes=4, seed=0, unknown=0.0):

@@ -3,7 +3,7 @@
 import torch
 
 from diffdict.metrics.attributes import AttributeReader, attribute_accuracy, kept_attributes
-from diffdict.metrics.ridge import AttributeSums
+from diffdict.metrics.attributes.ridge import AttributeSums
 
 BINARY = torch.tensor([True, False, True])
 
