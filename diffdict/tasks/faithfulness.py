@@ -19,8 +19,8 @@ from torch import Tensor
 from diffdict.conditions.base import MakesVectors, picture_vectors
 from diffdict.conditions.latents import check_codes
 from diffdict.conditions.rows_file import CONDITIONS, read_rows
+from diffdict.data.archives.sampled import RECORD
 from diffdict.data.attributes import Attribute
-from diffdict.data.sampled import RECORD
 from diffdict.errors import UserError
 from diffdict.metrics.samples.kernel_distance import ChosenRows
 from diffdict.reports.subjects import DrawnLatents

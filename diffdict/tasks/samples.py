@@ -32,9 +32,9 @@ from diffdict.conditions.base import (
 )
 from diffdict.conditions.condition_sheet import condition_sheet
 from diffdict.conditions.rows_file import CONDITIONS, read_rows, write_rows
+from diffdict.data.archives.sampled import RECORD, shard_files
 from diffdict.data.pictures import palette
 from diffdict.data.sample_indices import SampleIndices, Shards
-from diffdict.data.sampled import RECORD, shard_files
 from diffdict.diffusion.guidance import check_guidance, guided
 from diffdict.diffusion.inversion import PICTURE_LEVEL
 from diffdict.diffusion.objectives import Net, Objective

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffdict.backbones.base import Block
 from diffdict.data.base import Pictures
-from diffdict.data.workers import end_with_parent
+from diffdict.data.batches.workers import end_with_parent
 from diffdict.errors import UserError
 from diffdict.features.stored_latents import StoredLatents
 

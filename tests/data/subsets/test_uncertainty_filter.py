@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffdict.data.uncertainty_filter import keep_certain
+from diffdict.data.subsets.uncertainty_filter import keep_certain
 from diffdict.errors import UserError
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, default_collate
 
 from diffdict.data.attributes import Attribute, check_mirrors, mirror_attributes
 from diffdict.data.base import Pictures, PictureSample
-from diffdict.data.batch_draws import first_draws
+from diffdict.data.batches.batch_draws import first_draws
 from diffdict.data.pictures import in_range, nearest_index
 
 MAPS = ("image", "mask", "seen")  # of a sample: the last is what an encoder is shown of it

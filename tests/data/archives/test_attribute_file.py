@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffdict.data.attribute_file import read_csv, read_lfw, read_list
+from diffdict.data.archives.attribute_file import read_csv, read_lfw, read_list
 from diffdict.errors import UserError
 
 LIST = "3\nBald  Eyeglasses\n000001.jpg -1  1\n000002.jpg  1 -1\n000003.jpg -1 -1\n"

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from diffdict.data import workers
+from diffdict.data.batches import workers
 from tests.processes import PATIENCE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("init", ["end_with_parent", "seed_worker"])
 def test_a_worker_ends_by_its_parent_alone(init):
     """In a fresh process: what some libraries start in every fork takes signals for itself."""
-    script = f"from tests.data.test_workers import check; check('{init}')"
+    script = f"from tests.data.batches.test_workers import check; check('{init}')"
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )

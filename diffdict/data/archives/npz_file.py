@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffdict.data.archives.npz_arrays import Member, find_member, members
 from diffdict.data.attributes import Attribute, check_attributes
-from diffdict.data.npz_arrays import Member, find_member, members
 from diffdict.errors import UserError
 
 # images, labels, uncertainties: by name, as sampled (3 arrays), as GANs give them (latents third)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from diffdict.data.label_share import check_label_share, share_of_labels
+from diffdict.data.subsets.label_share import check_label_share, share_of_labels
 from diffdict.errors import UserError
 
 

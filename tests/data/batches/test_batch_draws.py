@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffdict.data.batch_draws import first_draws
+from diffdict.data.batches.batch_draws import first_draws
 
 LAST = 2**32 - 1
 KEYS = [(0, 0), (0, 1), (1, 0), (3, 49_999), (LAST, LAST)]

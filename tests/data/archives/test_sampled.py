@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffdict.data.archives.sampled import open_samples, shard_files
 from diffdict.data.base import Pictures
 from diffdict.data.compared import ComparedPictures
-from diffdict.data.sampled import open_samples, shard_files
 from diffdict.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)

@@ -6,8 +6,8 @@ import torch
 from torch.utils.data import default_collate
 
 from diffdict.data.attributes import Attribute
-from diffdict.data.augmented import Augmented
 from diffdict.data.base import Pictures
+from diffdict.data.batches.augmented import Augmented
 from diffdict.data.cifar import CifarDataset
 from diffdict.data.npz import NpzDataset
 from diffdict.data.pictures import in_range
