@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
 from diffdict.backbones.base import Backbone
-from diffdict.backbones.code_backbone import CodeBackbone
 from diffdict.diffusion.segments import CodeSegments
 
 CODE = "code"  # the block that holds all of it

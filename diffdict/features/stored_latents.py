@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from diffdict.backbones.autoencoders.latent_maps import BLOCK, LatentMaps, latents_name
 from diffdict.backbones.denoiser import Denoiser
-from diffdict.backbones.latent_maps import BLOCK, LatentMaps, latents_name
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore, store_path

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffdict.backbones.mixed_shift import mixing, side_by_side
+from diffdict.backbones.autoencoders.mixed_shift import mixing, side_by_side
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.interpolation import slerp
 from diffdict.diffusion.objectives import Net

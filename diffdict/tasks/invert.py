@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict import files
+from diffdict.backbones.autoencoders.pdae_denoiser import Drawing, drawing_network
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Denoiser, Given, check_denoiser
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.pdae_denoiser import Drawing, drawing_network
 from diffdict.conditions.base import MakesVectors
 from diffdict.data.base import Pictures
 from diffdict.data.sample_indices import Shards, check_batch_size

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict import checkpoints, files
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.base import Backbone, weights_sha256
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.objectives import Objective, quarter, spread_time
 from diffdict.diffusion.segments import MODES

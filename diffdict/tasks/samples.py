@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffdict import files
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Denoiser, Given
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.conditions.base import (
     ConditionRows,
     ConditionSource,

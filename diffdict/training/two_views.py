@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.code_backbone import CodeBackbone
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
 from diffdict.errors import UserError
 from diffdict.training.averaged import AveragedTraining
 from diffdict.training.joint_optimizer import JointOptimizer

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser
 from diffdict.backbones.denoiser import Given
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.reports.codes.chains import Chains

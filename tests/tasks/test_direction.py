@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from diffdict.backbones.code_backbone import CodeBackbone
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
 from diffdict.data.attributes import Attribute
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError

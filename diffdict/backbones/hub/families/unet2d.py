@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Block
-from diffdict.backbones.hub.family import Family, Setting, halvings
+from diffdict.backbones.hub.families.family import Family, Setting, halvings
 
 
 class PixelUnet(Family):

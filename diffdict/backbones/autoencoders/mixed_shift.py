@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffdict.backbones.autoencoders.shift_half import ShiftHalf
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.shift_half import ShiftHalf
 
 
 @no_type_check

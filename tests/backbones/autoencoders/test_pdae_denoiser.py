@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.backbones.denoiser import Given
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddpm, heun
 from diffdict.diffusion.schedules import respace

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffdict.backbones.hub.dit import ClassTransformer
-from diffdict.backbones.hub.family import Family
-from diffdict.backbones.hub.flux import PackedTransformer
-from diffdict.backbones.hub.pixart import CrossTransformer
-from diffdict.backbones.hub.sd3 import JointTransformer
-from diffdict.backbones.hub.unet2d import PixelUnet
-from diffdict.backbones.hub.unet2d_condition import TextUnet
+from diffdict.backbones.hub.families.dit import ClassTransformer
+from diffdict.backbones.hub.families.family import Family
+from diffdict.backbones.hub.families.flux import PackedTransformer
+from diffdict.backbones.hub.families.pixart import CrossTransformer
+from diffdict.backbones.hub.families.sd3 import JointTransformer
+from diffdict.backbones.hub.families.unet2d import PixelUnet
+from diffdict.backbones.hub.families.unet2d_condition import TextUnet
 from diffdict.errors import UserError
 
 FAMILIES: Mapping[str, type[Family]] = {

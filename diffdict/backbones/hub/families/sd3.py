@@ -5,7 +5,7 @@ Esser et al. 2024.
 
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, as_batch, rows
+from diffdict.backbones.hub.families.family import Family, Setting, as_batch, rows
 from diffdict.backbones.hub.prompt import Prompt
 
 

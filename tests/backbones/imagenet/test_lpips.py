@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchmetrics.functional.image.lpips as theirs
 
-from diffdict.backbones.lpips import FILE, Lpips, linear_weights, open_lpips
+from diffdict.backbones.imagenet.lpips import FILE, Lpips, linear_weights, open_lpips
 from diffdict.errors import UserError
 from diffdict.training.autoencoding import Autoencoding
 from tests.inputs import image

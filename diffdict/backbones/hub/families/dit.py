@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, as_batch
+from diffdict.backbones.hub.families.family import Family, Setting, as_batch
 
 
 class ClassTransformer(Family):

@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from diffdict.backbones.autoencoders.latents import LatentEncoder, posterior_noise
 from diffdict.backbones.denoiser import check_denoiser
 from diffdict.backbones.dit import DiT
-from diffdict.backbones.latents import LatentEncoder, posterior_noise
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise, noised_features
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, rows, shares, shift_for
+from diffdict.backbones.hub.families.family import Family, Setting, rows, shares, shift_for
 from diffdict.backbones.hub.prompt import Prompt
 
 PATCH = 2  # the side of what the pipeline packs into a token, whatever patch_size says

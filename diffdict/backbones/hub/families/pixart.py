@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, as_batch, rows
+from diffdict.backbones.hub.families.family import Family, Setting, as_batch, rows
 from diffdict.backbones.hub.prompt import Prompt
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffdict.backbones.hub.family import Family, Setting, as_batch, halvings, rows
+from diffdict.backbones.hub.families.family import Family, Setting, as_batch, halvings, rows
 from diffdict.backbones.hub.prompt import Prompt
 from diffdict.errors import UserError
 
