@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.data import dim_zero_cat
 
 from diffdict.data.attributes import Attribute
-from diffdict.features.code_parts import CODE, PREFIX, CodePart
+from diffdict.features.codes.code_parts import CODE, PREFIX, CodePart
 from diffdict.features.store.shards import Stream
 from diffdict.metrics.attributes.attribute_scores import (
     DRAWS,

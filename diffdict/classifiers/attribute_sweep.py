@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from diffdict.classifiers.attribute_probes import AttributeFinding, AttributeProbes
 from diffdict.data.attributes import Attribute
 from diffdict.errors import UserError, at_least
-from diffdict.features.code_parts import WHOLE, CodePart
+from diffdict.features.codes.code_parts import WHOLE, CodePart
 from diffdict.features.pooled import PooledPictures
 from diffdict.features.store.shards import Stream
 from diffdict.metrics.attributes.attribute_scores import chances, known_pictures

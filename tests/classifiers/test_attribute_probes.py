@@ -10,7 +10,7 @@ from diffdict.classifiers.attribute_sweep import AttributeSweep
 from diffdict.data.attributes import Attribute
 from diffdict.diffusion.segments import CodeSegments
 from diffdict.errors import UserError
-from diffdict.features.code_parts import CodePart, code_parts
+from diffdict.features.codes.code_parts import CodePart, code_parts
 from diffdict.features.pooled import PooledPictures
 from diffdict.features.store.shards import Stream
 

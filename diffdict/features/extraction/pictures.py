@@ -13,7 +13,7 @@ from diffdict.backbones.base import Block
 from diffdict.data.base import Pictures
 from diffdict.data.batches.workers import end_with_parent
 from diffdict.errors import UserError
-from diffdict.features.stored_latents import StoredLatents
+from diffdict.features.store.stored_latents import StoredLatents
 
 
 class Chunk(NamedTuple):
