@@ -9,8 +9,8 @@ from diffdict import files
 from diffdict.errors import UserError, command
 from diffdict.features.store import FeatureStore
 from diffdict.results.folders import read_results
-from diffdict.run.model_card import GRID, model_card
-from diffdict.run.store_card import store_card
+from diffdict.run.hub.model_card import GRID, model_card
+from diffdict.run.hub.store_card import store_card
 from diffdict.sae import saelens
 from diffdict.sae.grid import ALONE
 

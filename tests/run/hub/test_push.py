@@ -14,8 +14,8 @@ from diffdict.dictionary import Dictionary
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
 from diffdict.files import hub_address, hub_repository
-from diffdict.run.pull import pull
-from diffdict.run.push import push
+from diffdict.run.hub.pull import pull
+from diffdict.run.hub.push import push
 from diffdict.sae import saelens
 from diffdict.sae.topk import TopK
 from tests.fake_hub import serving

@@ -8,7 +8,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from diffdict.backbones.rcdm import RECIPE
-from diffdict.run.learned_representation import learned_representation, with_learned_representation
+from diffdict.run.facts.learned_representation import (
+    learned_representation,
+    with_learned_representation,
+)
 
 SEER = {"_target_": "diffdict.backbones.pixels.Pixels", "name": "pixels", "image_size": 16}
 POOLED = {
