@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from torch import nn
 from torchmetrics import Metric
 
-from diffdict.classifiers.attribute_sweep import AttributeSweep
+from diffdict.classifiers.attributes.attribute_sweep import AttributeSweep
 from diffdict.errors import UserError
 from diffdict.features.codes.pooled_codes import POOLED
 from diffdict.features.pixels.data_module import UNLABELLED, ignore_small

@@ -4,7 +4,7 @@ The code of `backbone=code_encoder` with no diffusion in it: a row beside PDAE a
 """
 
 from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
-from diffdict.classifiers.simsiam_heads import SimsiamHeads
+from diffdict.classifiers.views.simsiam_heads import SimsiamHeads
 from diffdict.training.two_views import TwoViewTraining
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from diffdict.backbones.code_encoder import CodeEncoder
-from diffdict.classifiers.attribute_probes import CHOOSE, FIT, TEST, AttributeProbes
-from diffdict.classifiers.attribute_sweep import AttributeSweep
+from diffdict.classifiers.attributes.attribute_probes import CHOOSE, FIT, TEST, AttributeProbes
+from diffdict.classifiers.attributes.attribute_sweep import AttributeSweep
 from diffdict.data.attributes import Attribute
 from diffdict.diffusion.segments import CodeSegments
 from diffdict.errors import UserError

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from diffdict.classifiers.attribute_targets import AttributeTargets
-from diffdict.classifiers.class_targets import ClassTargets
-from diffdict.classifiers.presence_targets import PresenceTargets
+from diffdict.classifiers.targets.attribute_targets import AttributeTargets
+from diffdict.classifiers.targets.class_targets import ClassTargets
+from diffdict.classifiers.targets.presence_targets import PresenceTargets
 from diffdict.errors import UserError
 from diffdict.metrics.accuracy import check_prevalence
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdict.classifiers.class_targets import likeliest
 from diffdict.classifiers.linear import presence_losses
+from diffdict.classifiers.targets.class_targets import likeliest
 from diffdict.metrics.accuracy import AveragePrecision, PictureFigures
 from diffdict.results.tables import Row
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from diffdict.classifiers.attribute_probes import AttributeFinding, AttributeProbes
+from diffdict.classifiers.attributes.attribute_probes import AttributeFinding, AttributeProbes
 from diffdict.data.attributes import Attribute
 from diffdict.errors import UserError, at_least
 from diffdict.features.codes.code_parts import WHOLE, CodePart
