@@ -5,7 +5,7 @@ The code of `backbone=code_encoder` with no diffusion in it: a row beside PDAE a
 
 from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
 from diffdict.classifiers.views.simclr_heads import SimclrHeads
-from diffdict.training.two_views import TwoViewTraining
+from diffdict.training.views.two_views import TwoViewTraining
 
 
 class Simclr(TwoViewTraining):

@@ -19,7 +19,7 @@ from diffdict.errors import UserError
 from diffdict.tasks.simclr import Simclr
 from diffdict.tasks.simsiam import Simsiam
 from diffdict.training.joint_optimizer import JointOptimizer
-from diffdict.training.view_losses import negative_cosine, nt_xent, spread
+from diffdict.training.views.view_losses import negative_cosine, nt_xent, spread
 from tests.inputs import normal
 from tests.tasks.test_pdae import fit
 

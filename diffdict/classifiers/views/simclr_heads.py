@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdict.errors import UserError, at_least
-from diffdict.training.view_heads import ViewHeads
-from diffdict.training.view_losses import nt_xent
+from diffdict.training.views.view_heads import ViewHeads
+from diffdict.training.views.view_losses import nt_xent
 
 
 class SimclrHeads(ViewHeads):

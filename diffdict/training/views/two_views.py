@@ -15,8 +15,8 @@ from diffdict.training.averaged import AveragedTraining
 from diffdict.training.joint_optimizer import JointOptimizer
 from diffdict.training.logs_now import logs_now
 from diffdict.training.schedule import make_optimizer
-from diffdict.training.view_heads import ViewHeads
-from diffdict.training.view_losses import spread
+from diffdict.training.views.view_heads import ViewHeads
+from diffdict.training.views.view_losses import spread
 
 LAST_SHARE = 0.1  # of the heads' rate, at the end of its cosine
 FACTS = "two_views"  # of a checkpoint: what was learned, and how
