@@ -18,7 +18,7 @@ from diffdict.conditions.pictures import PictureVectors
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError, at_least
 from diffdict.representations.codes import BY_CLASS, PooledCodes
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.seeds import mix
 
 BASES = ("mean", "picture")

@@ -22,7 +22,7 @@ from diffdict.reports.codes.slice_effects import (
     pair_differences,
     slice_effect,
 )
-from diffdict.results.directions import Directions, open_directions
+from diffdict.results.inputs.directions import Directions, open_directions
 from diffdict.results.tables import Row
 from diffdict.seeds import permutation
 

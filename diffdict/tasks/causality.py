@@ -20,7 +20,7 @@ from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
 from diffdict.metrics.losses.damage import Damage, DamageFigures
 from diffdict.reports.subjects import SteeredDictionary, SteeredStrip
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.results.tables import Row
 from diffdict.seeds import mix
 from diffdict.tasks.interventions.chains import EditedChains, check_picture_size

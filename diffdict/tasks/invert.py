@@ -32,7 +32,7 @@ from diffdict.diffusion.schedules import Schedule, respace
 from diffdict.errors import UserError
 from diffdict.features.extraction.pictures import PictureLoader
 from diffdict.reports.drawing.colours import as_bytes
-from diffdict.results.stored_noise import RECORD, shard_name
+from diffdict.results.inputs.stored_noise import RECORD, shard_name
 from diffdict.tasks.sampling.sample_folder import SampleFolder, check_finite
 
 

@@ -43,7 +43,7 @@ from diffdict.diffusion.schedules import respace
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.inputs.stored_noise import StoredNoise
 from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say

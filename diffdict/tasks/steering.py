@@ -34,7 +34,7 @@ from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.tasks.interventions.chains import check_invertible, check_picture_size
 from diffdict.tasks.interventions.changes import (
     check_changes,

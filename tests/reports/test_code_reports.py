@@ -22,7 +22,7 @@ from diffdict.reports.counterfactual import Counterfactual, exchange_slice
 from diffdict.reports.interpolate import Interpolate, trajectory
 from diffdict.reports.manipulate import moved_codes
 from diffdict.reports.stages import Stages
-from diffdict.results.directions import Directions
+from diffdict.results.inputs.directions import Directions
 from tests.inputs import image, normal
 from tests.tiny_pdae import STAGES, tiny_pdae
 

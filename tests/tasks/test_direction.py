@@ -13,7 +13,7 @@ from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 from diffdict.features.code_batches import CodeBatches
 from diffdict.metrics.attributes.attribute_precision import AttributePrecision
-from diffdict.results.directions import open_directions
+from diffdict.results.inputs.directions import open_directions
 from diffdict.tasks.direction import Direction
 from tests.tiny_pdae import tiny_pdae
 

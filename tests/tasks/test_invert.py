@@ -20,7 +20,7 @@ from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm
 from diffdict.errors import UserError
 from diffdict.reports.codes.chains import Chains
 from diffdict.reports.samples.round_trip import RoundTripReport
-from diffdict.results.stored_noise import StoredNoise, shard_name
+from diffdict.results.inputs.stored_noise import StoredNoise, shard_name
 from diffdict.tasks.invert import Invert, PicturesToInvert
 from diffdict.tasks.samples import SampleIndices, Samples
 from tests.tasks.test_samples import network

@@ -16,7 +16,7 @@ from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.pairs import window_level
 from diffdict.diffusion.samplers import ddim, ddpm
 from diffdict.errors import UserError
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.sae import saelens
 from diffdict.sae.topk import TopK
 from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdict.data.base import Pictures
-from diffdict.results.directions import Directions
+from diffdict.results.inputs.directions import Directions
 from diffdict.results.tables import Row
 
 

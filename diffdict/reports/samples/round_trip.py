@@ -21,7 +21,7 @@ from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.figure import FigureRow, Scale, draw_figure
 from diffdict.reports.drawing.overlay import ladder
-from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.inputs.stored_noise import StoredNoise
 from diffdict.results.tables import Cell, as_csv, print_rows
 
 COLUMNS = ("picture", "noise", "back", "difference")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffdict.errors import UserError
-from diffdict.results.stored_noise import RECORD, StoredNoise, shard_name
+from diffdict.results.inputs.stored_noise import RECORD, StoredNoise, shard_name
 
 FACTS = {
     "backbone": "net",

@@ -6,7 +6,7 @@ import torch
 
 from diffdict.errors import UserError
 from diffdict.metrics.frechet import Statistics
-from diffdict.results.feature_statistics import read_statistics, write_statistics
+from diffdict.results.inputs.feature_statistics import read_statistics, write_statistics
 
 WHOLE = Statistics(torch.tensor([0.1, 2.0]).double(), torch.tensor([[1.0, 0.3], [0.3, 2]]).double())
 
