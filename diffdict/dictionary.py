@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffdict.backbones.carded import carded_backbone
 from diffdict.data.pictures import fit_picture
+from diffdict.diffusion.chains.pairs import Branch, draw_pairs, level_of, redraw_pairs, window_level
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import Branch, draw_pairs, level_of, redraw_pairs, window_level
 from diffdict.diffusion.samplers import noiseless, own_noise
 from diffdict.errors import UserError, at_least
 from diffdict.features.noise import Noise

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
 from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
-from diffdict.diffusion.interpolation import slerp
+from diffdict.diffusion.chains.interpolation import slerp
 from diffdict.errors import UserError
 
 PATHS = ("linear", "spherical")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import move
+from diffdict.diffusion.chains.interpolation import move
 from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures
 from diffdict.reports.codes.chains import Chains

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone, Block
 from diffdict.data.base import Pictures
-from diffdict.diffusion.inversion import picture_error, psnr
+from diffdict.diffusion.chains.inversion import picture_error, psnr
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least

@@ -25,7 +25,7 @@ from diffdict.backbones.pdae import Pdae
 from diffdict.conditions.base import MakesVectors
 from diffdict.data.base import Pictures
 from diffdict.data.sample_indices import Shards, check_batch_size
-from diffdict.diffusion.inversion import RoundTrip, picture_error, round_trip, steps_one_way
+from diffdict.diffusion.chains.inversion import RoundTrip, picture_error, round_trip, steps_one_way
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim_invert
 from diffdict.diffusion.schedules import Schedule, respace

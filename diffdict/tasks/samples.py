@@ -35,8 +35,8 @@ from diffdict.conditions.rows_file import CONDITIONS, read_rows, write_rows
 from diffdict.data.archives.sampled import RECORD, shard_files
 from diffdict.data.pictures import palette
 from diffdict.data.sample_indices import SampleIndices, Shards
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL
 from diffdict.diffusion.guidance import check_guidance, guided
-from diffdict.diffusion.inversion import PICTURE_LEVEL
 from diffdict.diffusion.objectives import Net, Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.diffusion.schedules import respace

@@ -20,9 +20,8 @@ from diffdict import files
 from diffdict.backbones.base import Backbone, Block, weights_sha256
 from diffdict.backbones.denoiser import Given
 from diffdict.data.sample_indices import Shards
-from diffdict.diffusion.inversion import picture_error, psnr
-from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import (
+from diffdict.diffusion.chains.inversion import picture_error, psnr
+from diffdict.diffusion.chains.pairs import (
     Branch,
     Pairs,
     draw_pairs,
@@ -30,6 +29,7 @@ from diffdict.diffusion.pairs import (
     redraw_pairs,
     window_level,
 )
+from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes

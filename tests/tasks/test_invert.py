@@ -14,7 +14,7 @@ from PIL import Image
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.base import Pictures
 from diffdict.data.toy_faces import ToyFaces
-from diffdict.diffusion.inversion import picture_error
+from diffdict.diffusion.chains.inversion import picture_error
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm
 from diffdict.errors import UserError

@@ -12,8 +12,8 @@ from torch import nn
 
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.sample_indices import SampleIndices
+from diffdict.diffusion.chains.pairs import window_level
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import window_level
 from diffdict.diffusion.samplers import ddim, ddpm
 from diffdict.errors import UserError
 from diffdict.results.inputs.class_latents import ClassLatents

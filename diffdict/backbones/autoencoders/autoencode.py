@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.inversion import PICTURE_LEVEL, steps_one_way
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL, steps_one_way
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm, own_noise
 from diffdict.diffusion.schedules import Respacing, respace

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffdict.backbones.base import Backbone, Block
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, check_denoiser
 from diffdict.backbones.pdae import Denoised, Pdae
-from diffdict.diffusion.inversion import PICTURE_LEVEL
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm
 from diffdict.diffusion.schedules import Schedule, respace

@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffdict import files
 from diffdict.data.base import Pictures
-from diffdict.diffusion.inversion import psnr
+from diffdict.diffusion.chains.inversion import psnr
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.figure import FigureRow, Scale, draw_figure

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.denoiser import Edits, Given
-from diffdict.diffusion.inversion import PICTURE_LEVEL
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL
+from diffdict.diffusion.chains.pairs import level_of, window_level
 from diffdict.diffusion.objectives import Objective, denoising_losses
-from diffdict.diffusion.pairs import level_of, window_level
 from diffdict.diffusion.samplers import ddim, ddim_invert, length, own_noise
 from diffdict.errors import UserError
 from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary

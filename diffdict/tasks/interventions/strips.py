@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from diffdict.diffusion.pairs import step_timesteps
+from diffdict.diffusion.chains.pairs import step_timesteps
 from diffdict.reports.subjects import LabelledPictures, SteeredStrip
 from diffdict.tasks.interventions.chains import EditedChains
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from diffdict.diffusion.inversion import picture_error, psnr, round_trip, steps_one_way
+from diffdict.diffusion.chains.inversion import picture_error, psnr, round_trip, steps_one_way
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.schedules import make_schedule, respace
 from diffdict.errors import UserError

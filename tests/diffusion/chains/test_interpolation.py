@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffdict.diffusion.interpolation import exchange_parts, move, slerp
+from diffdict.diffusion.chains.interpolation import exchange_parts, move, slerp
 from tests.inputs import normal, unit
 
 A, B = normal(1, (3, 2, 4, 4)), normal(2, (3, 2, 4, 4))

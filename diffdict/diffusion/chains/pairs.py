@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdict.diffusion.inversion import PICTURE_LEVEL
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL
 from diffdict.diffusion.objectives import Net, Objective
 from diffdict.diffusion.process import Process
 from diffdict.diffusion.samplers import (
