@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
-from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.conditions.pictures import PictureVectors
+from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError, at_least
 from diffdict.representations.codes import BY_CLASS, PooledCodes

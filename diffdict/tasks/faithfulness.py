@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffdict.conditions.base import MakesVectors, picture_vectors
 from diffdict.conditions.latents import check_codes
-from diffdict.conditions.rows_file import CONDITIONS, read_rows
+from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows
 from diffdict.data.archives.sampled import RECORD
 from diffdict.data.attributes import Attribute
 from diffdict.errors import UserError

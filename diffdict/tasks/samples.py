@@ -30,8 +30,8 @@ from diffdict.conditions.base import (
     MakesVectors,
     check_condition,
 )
-from diffdict.conditions.condition_sheet import condition_sheet
-from diffdict.conditions.rows_file import CONDITIONS, read_rows, write_rows
+from diffdict.conditions.sources.condition_sheet import condition_sheet
+from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows, write_rows
 from diffdict.data.archives.sampled import RECORD, shard_files
 from diffdict.data.pictures import palette
 from diffdict.data.sample_indices import SampleIndices, Shards

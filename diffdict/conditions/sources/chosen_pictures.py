@@ -13,7 +13,7 @@ from diffdict.conditions.base import (
     check_vectors,
     picture_vectors,
 )
-from diffdict.conditions.sized_pictures import (
+from diffdict.conditions.sources.sized_pictures import (
     ChosenPicture,
     SizedPictures,
     check_fit_word,
