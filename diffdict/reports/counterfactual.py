@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import slerp
+from diffdict.diffusion.chains.interpolation import slerp
 from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures, check_picture_pairs
 from diffdict.reports.codes.chains import Chains

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict import files
-from diffdict.backbones.autoencode import check_drawn, start_noise
+from diffdict.backbones.autoencoders.autoencode import check_drawn, start_noise
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.schedules import respaced_timesteps, x0_from_eps
 from diffdict.diffusion.shift import posterior_gap

@@ -8,8 +8,8 @@ import pytest
 import scipy
 import torch
 
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser
 from diffdict.backbones.denoiser import Given
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.metrics.attributes import RIDGES
@@ -26,7 +26,7 @@ from diffdict.reports.counterfactual import Counterfactual, exchange_slice
 from diffdict.reports.interpolate import Interpolate, trajectory
 from diffdict.reports.manipulate import moved_codes
 from diffdict.reports.stages import Stages
-from diffdict.results.directions import Directions
+from diffdict.results.inputs.directions import Directions
 from tests.inputs import image, normal
 from tests.tiny_pdae import STAGES, tiny_pdae
 

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict import checkpoints
+from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Block, Timestep, combined_sha256
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
 from diffdict.backbones.hub.encode import encode
-from diffdict.backbones.hub.families import family_of
-from diffdict.backbones.hub.family import Setting
+from diffdict.backbones.hub.families.family import Setting
+from diffdict.backbones.hub.families.registry import family_of
 from diffdict.backbones.hub.pipeline_folder import (
     load_network,
     network_folder,
@@ -26,7 +27,6 @@ from diffdict.backbones.hub.pipeline_folder import (
 from diffdict.backbones.hub.prompt import Prompt, check_prompt, read_embeddings
 from diffdict.backbones.hub.scheduler import process_of
 from diffdict.backbones.hub.taps import Tap, caught_maps
-from diffdict.backbones.latents import LatentEncoder
 from diffdict.errors import UserError
 
 # of attention layers: names until diffusers 0.17, and since then

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from diffdict.data.attributes import Attribute
 from diffdict.data.base import Pictures
-from diffdict.metrics.attribute_scores import measurable
 from diffdict.metrics.attributes import RIDGES, fit_reader
+from diffdict.metrics.attributes.attribute_scores import measurable
 from diffdict.reports.codes.chains import Chains
-from diffdict.results.directions import Directions, open_directions
+from diffdict.results.inputs.directions import Directions, open_directions
 
 RIDGE = "ridge"  # the word of a probe in closed form
 HELD_SHARE = 0.25  # of its pictures, the last of them, choose each ridge, as in task=probe_sweep
