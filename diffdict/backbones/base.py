@@ -2,7 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,7 @@ class Backbone(nn.Module, ABC):
     num_timesteps: int | None = None  # None: it has no timestep
     first_timestep: int = 0  # they are counted from here, the least noisy
     unused: tuple[str, ...] = ()  # how keys begin that its checkpoints hold and features never need
+    captioned: bool = False  # whether it is told something of each picture, by the picture's name
     within: str = ""  # the prefix of its keys in checkpoints of a larger network
 
     def __init__(self) -> None:
@@ -76,6 +78,11 @@ class Backbone(nn.Module, ABC):
         `features` takes them in place of the pictures.
         """
         return images
+
+    @contextmanager
+    def of_pictures(self, names: Sequence[str] | None) -> Iterator[None]:
+        """Passes within are of the pictures of these names; few networks need to know."""
+        yield
 
     def noise_shape(self, picture: tuple[int, int, int]) -> tuple[int, int, int]:
         """The shape of the noise for a picture of this shape."""

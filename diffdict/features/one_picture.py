@@ -53,6 +53,10 @@ class OnePicture(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"image": self.image}
 
+    def picture_name(self, index: int) -> str:
+        """A file of captions has none for it."""
+        return "the picture"
+
 
 def open_picture(path: str | Path, side: int, fit: str = "center") -> Float[Tensor, "3 side side"]:
     """A picture file as a square, upright, at this size and in [-1, 1].

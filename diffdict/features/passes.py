@@ -51,13 +51,15 @@ class Passes:
         images: Float[Tensor, "batch _ height width"],
         indices: Sequence[int],
         wanted: Sequence[Key] | None = None,
+        names: Sequence[str] | None = None,
     ) -> dict[Key, Float[Tensor, "batch _ _ _"]]:
         """The maps of these pictures in that order, all or those wanted.
 
-        `indices` are the pictures' numbers, for which their noise is drawn.
+        `indices` are the pictures' numbers, for which their noise is drawn; `names` those that a
+        network knows captions by.
         """
         wanted, maps = self.keys if wanted is None else wanted, {}
-        with self._precision(images):
+        with self._precision(images), self.net.of_pictures(names):
             images = self.net.prepared(images)
             for timestep in self.timesteps:
                 blocks = [block for block in self.blocks if (timestep, block) in wanted]

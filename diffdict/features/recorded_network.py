@@ -6,6 +6,7 @@ refused.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -71,6 +72,15 @@ class RecordedNetwork(Backbone):
     def noise_shape(self, picture: tuple[int, int, int]) -> tuple[int, int, int]:
         """That of the network."""
         return self.network.noise_shape(picture)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether the network is."""
+        return self.network.captioned
+
+    def of_pictures(self, names: Sequence[str] | None) -> AbstractContextManager[None]:
+        """Tells the network."""
+        return self.network.of_pictures(names)
 
     def prepared(
         self, images: Float[Tensor, "batch _ height width"]

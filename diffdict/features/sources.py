@@ -205,7 +205,8 @@ class LiveSource:
         """The maps of these pictures: all of them, or those wanted."""
         indices = [int(index) for index in pictures]
         images = torch.stack([self.dataset[index]["image"] for index in indices])
-        return self.passes.maps(images.to(self.device), indices, wanted)
+        names = [self.dataset.picture_name(i) for i in indices] if self.net.captioned else None
+        return self.passes.maps(images.to(self.device), indices, wanted, names)
 
 
 Source = StoredSource | LiveSource

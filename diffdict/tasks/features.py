@@ -30,4 +30,5 @@ class Features(pl.LightningModule):
         self, batch: dict, batch_idx: int = 0
     ) -> dict[Key, Float[Tensor, "batch _ _ _"]]:
         """The maps by (timestep, block); only those that the batch says are wanted, if it does."""
-        return self.passes.maps(batch["image"], batch["index"].tolist(), batch.get("wanted"))
+        wanted, names = batch.get("wanted"), batch.get("name")
+        return self.passes.maps(batch["image"], batch["index"].tolist(), wanted, names)

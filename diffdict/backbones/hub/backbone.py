@@ -13,9 +13,12 @@ from diffdict import checkpoints
 from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Block, Timestep, combined_sha256
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
-from diffdict.backbones.hub.encode import encode
+from diffdict.backbones.hub.captions import Captions
+from diffdict.backbones.hub.encode import TextEncoder
 from diffdict.backbones.hub.families.family import Setting
 from diffdict.backbones.hub.families.registry import family_of
+from diffdict.backbones.hub.families.unet2d import renamed_state
+from diffdict.backbones.hub.memory import plain_memory_errors, require_memory
 from diffdict.backbones.hub.pipeline_folder import (
     load_network,
     network_folder,
@@ -29,8 +32,6 @@ from diffdict.backbones.hub.scheduler import process_of
 from diffdict.backbones.hub.taps import Tap, caught_maps
 from diffdict.errors import UserError
 
-# of attention layers: names until diffusers 0.17, and since then
-RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EDITED = ("both", "prompt", "negative")
 
@@ -86,6 +87,8 @@ class Hub(Denoiser):
         self._check_size(folder)
         self.process, self.predict = self._process(folder, predict)
         self.condition = Condition(classes=self.family.classes)
+        self.captions: Captions | None = None  # of each picture its own
+        self.told_of: Prompt | None = None  # of the pictures that are looked at
         self.prompt, self.negative = self._prompts(folder, prompt, negative, Path(prompts))
         files_sha256 = self._load(path, folder, dtype)
         looks = self._looks(prompt)
@@ -109,6 +112,11 @@ class Hub(Denoiser):
 
         With guidance: negative + guidance · (prompt − negative), of what is no variance.
         """
+        if self.captions is not None:
+            raise UserError(
+                f"{self.captions.path} tells {self.name} of pictures that it looks at, and a "
+                "sample has none: backbone.prompt=TEXT"
+            )
         edits = self.check_edits(edits)
         label = self._label(given, x_t)
         sides = {
@@ -137,13 +145,28 @@ class Hub(Denoiser):
         wanted = self.chosen(blocks)
         x_t, t = self.noised(self.prepared(images), timestep, noise)
         modules = {block: self.modules_of[block] for block in wanted}
-        setting = self._setting(self.prompt, self._null(x_t))
+        setting = self._setting(self._prompt_of(x_t), self._null(x_t))
         arguments = self.family.arguments(self._input(x_t), t, setting)
-        with plain_memory_errors(self, len(x_t)):
+        with plain_memory_errors(self.name, self.network.dtype, len(x_t)):
             maps = caught_maps(
                 self.network, arguments, modules, self.tap, x_t.shape[2:], wanted[-1]
             )
         return {block: maps[block] for block in wanted}
+
+    @property
+    def captioned(self) -> bool:
+        """Whether it is told a text of each picture."""
+        return self.captions is not None
+
+    @contextmanager
+    def of_pictures(self, names: Sequence[str] | None) -> Iterator[None]:
+        """Passes within are told the captions of these pictures."""
+        if self.captions is not None and names is not None:
+            self.told_of = self.captions.prompt(names)
+        try:
+            yield
+        finally:
+            self.told_of = None
 
     def prepared(
         self, images: Float[Tensor, "batch channels height width"]
@@ -192,7 +215,7 @@ class Hub(Denoiser):
             hooks += self.tap.watch(self.modules_of[block], x_t.shape[2:], visit)
         arguments = self.family.arguments(self._input(x_t), t, setting)
         try:
-            with plain_memory_errors(self, len(x_t)):
+            with plain_memory_errors(self.name, self.network.dtype, len(x_t)):
                 output = self.network(**arguments, return_dict=False)[0]
         finally:
             for hook in hooks:
@@ -208,6 +231,18 @@ class Hub(Denoiser):
 
     def _setting(self, prompt: Prompt | None, label: Tensor | None) -> Setting:
         return Setting(prompt, label, self.image_size, float(self.guidance))
+
+    def _prompt_of(self, x_t: Tensor) -> Prompt | None:
+        """One for all pictures, or a caption each."""
+        if self.captions is None:
+            return self.prompt
+        if self.told_of is None or len(self.told_of.states) != len(x_t):
+            raise UserError(
+                f"backbone.prompt={self.captions.path} has a caption a picture, which extraction "
+                "and data.source=live ask for, and nothing else: extract.py first, or "
+                "backbone.prompt=TEXT"
+            )
+        return self.told_of
 
     def _null(self, x: Tensor) -> Int[Tensor, " batch"] | None:
         """The null class once a picture, where it knows classes."""
@@ -227,8 +262,9 @@ class Hub(Denoiser):
             weights = checkpoints.load_state_dict(path)
             network, digest = self.family.made(), weights.sha256
             network = network if dtype == "fp32" else network.to(DTYPES[dtype])
-            checkpoints.load_strictly(network, _renamed(weights.state), weights.path)
+            checkpoints.load_strictly(network, renamed_state(weights.state), weights.path)
         else:
+            require_memory(self.family, folder, DTYPES[dtype])
             network, digest = load_network(self.family, folder, DTYPES[dtype])
         setattr(self, self.family.component, network.eval())
         return digest
@@ -236,10 +272,11 @@ class Hub(Denoiser):
     def _looks(self, prompt: str) -> list[str]:
         """Hashes and words of all beside its weights that changes a feature."""
         looks = [] if self.encoder is None else [self.encoder.view_sha256]
-        looks += [] if self.prompt is None else [self.prompt.sha256]
+        told = self.captions or self.prompt
+        looks += [] if told is None else [told.sha256]
         looks += [] if self.tap.word == "output" else [self.tap.word]
-        told = self.family.config.get("guidance_embeds")
-        return looks + ([str(float(self.guidance))] if told else [])
+        guided = self.family.config.get("guidance_embeds")
+        return looks + ([str(float(self.guidance))] if guided else [])
 
     def _autoencoder(self, vae: str | None, folder: Path, posterior: str) -> LatentEncoder | None:
         """The pipeline's own, unless another is named."""
@@ -297,9 +334,17 @@ class Hub(Denoiser):
         if text is not None and text.endswith(".npz"):
             prompt = read_embeddings(Path(text), negative=away)
         else:
-            prompt = encode(pipeline_folder(folder), text, self.family.encode, kept)
-        check_prompt(prompt, self.family.text, self.family.pooled, text or "the pipeline's text")
+            encoder = TextEncoder(pipeline_folder(folder), self.family.encode, kept)
+            if text is not None and text.endswith(".csv"):
+                self.captions = Captions(Path(text), encoder, self._check_prompt)
+                return self.captions.first
+            prompt = encoder.prompt(text)
+        self._check_prompt(prompt, text or "the pipeline's text")
         return prompt
+
+    def _check_prompt(self, prompt: Prompt, source: str) -> None:
+        """Embeddings as wide as the network reads them."""
+        check_prompt(prompt, self.family.text, self.family.pooled, source)
 
     def _shapes(self) -> dict[Block, tuple[int, int, int]]:
         """Seen in a pass that computes nothing, in the order in which they are made."""
@@ -314,18 +359,6 @@ class Hub(Denoiser):
             blocks = self.family.blocks(twin)
             maps = caught_maps(twin, arguments, blocks, self.tap, (side, side))
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
-
-
-@contextmanager
-def plain_memory_errors(net: Hub, batch: int) -> Iterator[None]:
-    """A device that is full, in one line that says what would make it less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{net.name} in {net.network.dtype} with {batch} pictures a batch does not fit the "
-            "device: a smaller data.batch_size, or backbone.dtype=bf16"
-        ) from error
 
 
 def tree(blocks: Mapping[Block, object]) -> str:
@@ -363,13 +396,3 @@ def _check_words(dtype: str, posterior: str, edited: str, guidance: float | int)
             f"backbone.guidance is a weight from 0 on, got {guidance}: 1.0 is the plain network, "
             "7.5 usual of Stable Diffusion"
         )
-
-
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under today's names."""
-    now = {}
-    for key, value in state.items():
-        *above, layer, kind = key.split(".")
-        attends = "attentions" in above
-        now[".".join([*above, RENAMED.get(layer, layer) if attends else layer, kind])] = value
-    return now

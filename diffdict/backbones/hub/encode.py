@@ -2,7 +2,8 @@
 
 import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -18,28 +19,50 @@ INDEX = "model_index.json"
 UNNEEDED = ("unet", "transformer", "vae", "safety_checker", "feature_extractor", "image_encoder")
 
 
-def encode(
-    folder: Path, text: str | None, by: Callable[[object, str | None], Prompt], kept: Path
-) -> Prompt:
-    """The pipeline's embeddings of a text, out of `kept` where it has been encoded before.
+class TextEncoder:
+    """A pipeline's encoders; in memory only while they encode what `kept` has not yet.
 
     `by` asks the pipeline, as its family does; of a text None the pipeline decides.
     """
-    index = folder / INDEX
-    if not index.is_file():
-        raise UserError(
-            f"{folder} has no {INDEX} and so no text encoders, and its network is told a text: "
-            "name the whole pipeline's folder, or give embeddings, backbone.prompt=FILE.npz"
-        )
-    path = kept / f"{_key(folder, text)}.safetensors"
-    if path.is_file():
-        return Prompt(**load_file(path))
-    prompt = _encoded(folder, text, by)
-    write_atomic(path, save(dict(as_arrays(prompt))))
-    return prompt
+
+    def __init__(
+        self, folder: Path, by: Callable[[object, str | None], Prompt], kept: Path
+    ) -> None:
+        index = folder / INDEX
+        if not index.is_file():
+            raise UserError(
+                f"{folder} has no {INDEX} and so no text encoders, and its network is told a text: "
+                "name the whole pipeline's folder, or give embeddings, backbone.prompt=FILE.npz"
+            )
+        self.folder, self.by, self.kept = folder, by, kept
+
+    def encode(self, texts: Sequence[str | None]) -> None:
+        """All of these that are not kept, by encoders that are loaded once."""
+        missing = [text for text in texts if not self._path(text).is_file()]
+        if missing:
+            for text, prompt in zip(missing, _encoded(self.folder, missing, self.by), strict=True):
+                write_atomic(self._path(text), save(dict(as_arrays(prompt))))
+
+    def prompt(self, text: str | None) -> Prompt:
+        """The pipeline's embeddings of a text."""
+        self.encode([text])
+        return Prompt(**load_file(self._path(text)))
+
+    def _path(self, text: str | None) -> Path:
+        """What an encoding hangs on: the text, and the files of its encoders and tokenizers."""
+        digest = hashlib.sha256(f"{text!r}\n".encode() + self._files)
+        return self.kept / f"{digest.hexdigest()}.safetensors"
+
+    @cached_property
+    def _files(self) -> bytes:
+        """Names and hashes of encoders and tokenizers, and the pipeline's own file."""
+        parts = [*self.folder.glob("text_encoder*/*"), *self.folder.glob("tokenizer*/*")]
+        files = sorted(path for path in parts if path.is_file())
+        lines = [f"{path.relative_to(self.folder)} {sha256(path)}\n" for path in files]
+        return "".join(lines).encode() + (self.folder / INDEX).read_bytes()
 
 
-def _encoded(folder: Path, text: str | None, by: Callable) -> Prompt:
+def _encoded(folder: Path, texts: Sequence[str | None], by: Callable) -> list[Prompt]:
     """The encoders live no longer than this call."""
     try:
         from diffusers import DiffusionPipeline
@@ -63,7 +86,7 @@ def _encoded(folder: Path, text: str | None, by: Callable) -> Prompt:
             torch_dtype=torch.float32,
         )
         with torch.no_grad():
-            told = by(pipeline, text)
+            told = [Prompt(*by(pipeline, text)) for text in texts]
     except UserError:
         raise
     except Exception as error:  # what diffusers and transformers say of files has many types
@@ -71,17 +94,9 @@ def _encoded(folder: Path, text: str | None, by: Callable) -> Prompt:
             f"The text encoders in {folder} do not work ({one_line(error)[:200]}): save the "
             "pipeline there again, or give embeddings, backbone.prompt=FILE.npz"
         ) from error
-    prompt = Prompt(*(None if x is None else x.detach().cpu().clone() for x in told))
+    prompts = [
+        Prompt(*(None if x is None else x.detach().cpu().clone() for x in each)) for each in told
+    ]
     del pipeline, told
     gc.collect()
-    return prompt
-
-
-def _key(folder: Path, text: str | None) -> str:
-    """What an encoding hangs on: the text, and the files of its encoders and tokenizers."""
-    digest = hashlib.sha256(f"{text!r}\n".encode())
-    parts = [*folder.glob("text_encoder*/*"), *folder.glob("tokenizer*/*")]
-    for path in sorted(path for path in parts if path.is_file()):
-        digest.update(f"{path.relative_to(folder)} {sha256(path)}\n".encode())
-    digest.update((folder / INDEX).read_bytes())
-    return digest.hexdigest()
+    return prompts

@@ -46,6 +46,7 @@ class Chunks(Dataset):
         return {
             **batch,
             "index": index,
+            "name": [split.picture_name(image) for image in chunk.images],
             "split": chunk.split,
             "shard": chunk.shard,
             "wanted": chunk.wanted,

@@ -34,6 +34,10 @@ class StoredLatents(Pictures):
         latents = self.store[index][BLOCK]
         return {"image": latents.float(), "index": index, **self.pictures.labels(index)}
 
+    def picture_name(self, index: int) -> str:
+        """The picture's own."""
+        return self.pictures.picture_name(index)
+
     def check_network(self, net: Denoiser) -> None:
         """Nothing, or that another autoencoder made them."""
         made, own = self.store.identity["backbone_sha256"], LatentMaps(net).sha256

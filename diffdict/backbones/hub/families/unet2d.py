@@ -1,9 +1,14 @@
 """`UNet2DModel`: U-Nets of pixels that are told nothing (Ho et al. 2020)."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Block
 from diffdict.backbones.hub.families.family import Family, Setting, halvings
+
+# of attention layers: names until diffusers 0.17, and since then
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class PixelUnet(Family):
@@ -46,3 +51,13 @@ class PixelUnet(Family):
     def arguments(self, x_t: Tensor, t: Tensor, setting: Setting) -> dict[str, object]:
         """Nothing but x_t and t."""
         return {"sample": x_t, "timestep": t}
+
+
+def renamed_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under today's names."""
+    now = {}
+    for key, value in state.items():
+        *above, layer, kind = key.split(".")
+        attends = "attentions" in above
+        now[".".join([*above, RENAMED.get(layer, layer) if attends else layer, kind])] = value
+    return now
