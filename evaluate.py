@@ -14,7 +14,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         return report_on(cfg)
     from diffdict.run.build import build  # torch waits until here: --help stays quick
     from diffdict.run.close import close
-    from diffdict.run.dictionary_facts import with_dictionary
+    from diffdict.run.facts.dictionary_facts import with_dictionary
     from diffdict.run.look import look
     from diffdict.run.rewrite import checkpoint_config, published, with_labeller
 

@@ -9,8 +9,8 @@ from diffdict.cli.door import door
 def extract(cfg: DictConfig) -> None:
     from diffdict.run.build import build  # torch waits until here: --help stays quick
     from diffdict.run.close import close
-    from diffdict.run.dictionary_facts import with_dictionary
-    from diffdict.run.learned_representation import with_learned_representation
+    from diffdict.run.facts.dictionary_facts import with_dictionary
+    from diffdict.run.facts.learned_representation import with_learned_representation
     from diffdict.run.rewrite import with_labeller, with_stored_noise
 
     cfg = with_learned_representation(cfg)

@@ -62,10 +62,10 @@ def _exchange(verb: str, source: str, target: str, *words: str) -> str:
         takes = "an address and a folder" if verb == "pull" else "KEY=VALUE behind the address"
         raise UserError(f"{wrong[0]} has no place here: diffdict {verb} takes {takes}")
     if verb == "pull":
-        from diffdict.run.pull import pull
+        from diffdict.run.hub.pull import pull
 
         return pull(source, target)
-    from diffdict.run.push import push
+    from diffdict.run.hub.push import push
 
     return push(source, target, dict(word.split("=", 1) for word in words))
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diffdict.backbones.carded import carded_backbone
 from diffdict.data.pictures import fit_picture
+from diffdict.diffusion.chains.pairs import Branch, draw_pairs, level_of, redraw_pairs, window_level
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import Branch, draw_pairs, level_of, redraw_pairs, window_level
 from diffdict.diffusion.samplers import noiseless, own_noise
 from diffdict.errors import UserError, at_least
 from diffdict.features.noise import Noise
@@ -25,7 +25,7 @@ from diffdict.features.tokens.pool import LivePool
 from diffdict.sae.base import Sae
 from diffdict.sae.card import read_dictionary
 from diffdict.sae.sparse import Codes
-from diffdict.tasks.studied_dictionary import StudiedDictionary
+from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 STEPS, LEVEL = 50, 400  # of a chain that steers; the timestep to which a picture is inverted
 PictureInput = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]

@@ -103,6 +103,12 @@ ROWS = [
         "No file none.pth",
         "AlexNet",
     ),
+    (
+        "train pdae",
+        "model.autoencode.pictures=1 model.autoencode.lpips=anothers.pt",
+        "anothers.pt",
+        "AlexNet",
+    ),
     # ---- encoders of two views
     ("train views", "task=simclr data.batch_size=1", "got 1: SimCLR", "data.batch_size=128"),
     ("train views", "task=simsiam data.batch_size=1", "got 1: the batch", "data.batch_size=128"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.bad_codes import ROWS as OF_CODES
 from tests.bad_networks import ROWS as OF_NETWORKS
 from tests.bad_settings import SETTINGS
 from tests.bad_words import ROWS
@@ -161,8 +162,8 @@ def world(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
-    [(setting, words, said) for setting, words, *said in [*ROWS, *OF_NETWORKS]],
-    ids=[f"{setting}: {words}" for setting, words, *_ in [*ROWS, *OF_NETWORKS]],
+    [(setting, words, said) for setting, words, *said in [*ROWS, *OF_NETWORKS, *OF_CODES]],
+    ids=[f"{setting}: {words}" for setting, words, *_ in [*ROWS, *OF_NETWORKS, *OF_CODES]],
 )
 def test_a_mistake_is_one_line_that_names_the_way_out(world, capfd, setting, words, said):
     door = setting.split()[-1] if setting.startswith("bare") else setting.split()[0]

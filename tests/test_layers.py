@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -53,3 +54,16 @@ def test_torchvision_is_never_imported():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.split(".")[0] in ("torchvision", "timm")]
+
+
+def test_a_room_holds_at_most_a_dozen_parts():
+    """Besides its files of words: those that a YAML of conf names, by its own name or inside."""
+    yamls = sorted((ROOT / "conf").rglob("*.yaml"))
+    words = {path.stem for path in yamls}
+    text = "\n".join(path.read_text() for path in yamls)
+    parts = defaultdict(list)
+    for path in (ROOT / "diffdict").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if path.stem not in words | {"__init__"} and f"{module}." not in text:
+            parts[path.parent].append(path.name)
+    assert not {room: files for room, files in parts.items() if len(files) > 12}

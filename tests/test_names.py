@@ -53,7 +53,6 @@ def test_a_function_has_one_meaning():
 TYPED = ("tasks", "backbones", "representations", "conditions", "reports")  # a file a word
 
 SHARED_FILES = {  # file names that stand in several rooms
-    "attributes": "of pictures, and how they are read off vectors",
     "codes": "of pixels, and the representation of pictures by them",
     "base": "what the files of a room share",
     "data_module": "the data module of tokens, of pixels",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.guided_layers import GROUPS, Attention, GroupNorm
 from diffdict.errors import UserError
 

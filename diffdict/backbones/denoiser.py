@@ -8,8 +8,8 @@ from typing import NamedTuple, no_type_check
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Backbone, Block, Timestep
-from diffdict.backbones.latents import LatentEncoder
 from diffdict.diffusion.process import Process, noised_at
 from diffdict.errors import UserError
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Block, Timestep, combined_sha256
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
 from diffdict.backbones.guided_layers import WideLinear, timestep_embedding
-from diffdict.backbones.latents import LatentEncoder
 from diffdict.backbones.mae import EPS, PatchAttention, positions
 from diffdict.diffusion.schedules import make_schedule
 from diffdict.errors import UserError

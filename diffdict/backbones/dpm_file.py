@@ -1,8 +1,8 @@
 """PDAE's frozen diffusion networks from their files, with flags read off the shapes."""
 
 from diffdict import checkpoints
+from diffdict.backbones.autoencoders.published_flags import USUAL, published_flags
 from diffdict.backbones.guided_unet import GuidedUNet
-from diffdict.backbones.published_flags import USUAL, published_flags
 from diffdict.errors import UserError
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone, Block
-from diffdict.backbones.imagenet import normalised
+from diffdict.backbones.imagenet.statistics import normalised
 from diffdict.errors import UserError
 
 EPS = 1e-6  # of every LayerNorm

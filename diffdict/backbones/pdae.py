@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
+from diffdict.backbones.autoencoders.shift_half import ShiftHalf
 from diffdict.backbones.base import Backbone
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.denoiser import check_denoiser
 from diffdict.backbones.guided_unet import GuidedUNet
-from diffdict.backbones.shift_half import ShiftHalf
 from diffdict.diffusion.objectives import Net
 from diffdict.diffusion.schedules import Schedule, eps_from_v, eps_from_x0, gather
 from diffdict.diffusion.shift import SHIFTS, eps_slope, ode_eps, posterior_eps

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffdict import checkpoints
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
+from diffdict.backbones.autoencoders.published_flags import USUAL, published_flags
 from diffdict.backbones.code_encoder import CodeEncoder
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.published_flags import USUAL, published_flags
 from diffdict.backbones.resnet10 import ResNet10
 from diffdict.diffusion.segments import CodeSegments
 from diffdict.errors import UserError

@@ -5,7 +5,7 @@ from typing import no_type_check
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
 
 WIDTHS = (64, 128, 256, 512)  # of its blocks; the last one is the code's
 

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.backbones.base import Backbone, Block
-from diffdict.backbones.imagenet import normalised
-from diffdict.backbones.resnet import ResNet
+from diffdict.backbones.imagenet.resnet import ResNet
+from diffdict.backbones.imagenet.statistics import normalised
 from diffdict.errors import UserError
 
 TAPS = ("input", "output")

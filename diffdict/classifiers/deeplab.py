@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffdict.backbones.resnet import ResNet
+from diffdict.backbones.imagenet.resnet import ResNet
 
 RATES = (12, 24, 36)  # how far apart the taps of the pyramid's 3×3 convolutions stand
 WIDTH = 256  # of every branch, and of what they become together

@@ -25,7 +25,9 @@ class ProbabilityMask(nn.Module):
         """`iterations` is the run's length; `start` and `end` are shares of it."""
         super().__init__()
         if not 1 <= wanted <= dims:
-            raise UserError(f"wanted lies in 1..{dims}, the entries that there are, got {wanted}")
+            raise UserError(
+                f"A mask keeps 1 to {dims} entries, got {wanted}: model.dims=null takes all"
+            )
         if iterations < 1 or not 0 <= start < end <= 1:
             raise UserError(
                 f"0 ≤ start < end ≤ 1 of at least one iteration, got {start}, {end} and "

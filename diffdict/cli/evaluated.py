@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffdict.errors import UserError
 from diffdict.reports.sweeps.collected import Collected, CollectsRuns
 from diffdict.results.folders import find_runs
+from diffdict.results.inputs.published_weights import PUBLISHED
 from diffdict.results.naming import labels_of_report
-from diffdict.results.published_weights import PUBLISHED
 
 # tasks without a checkpoint: evaluate.py runs them
 MEASURED = (

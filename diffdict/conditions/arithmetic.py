@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
-from diffdict.conditions.chosen_pictures import ChosenPictures
+from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
-from diffdict.conditions.chosen_pictures import ChosenPictures
+from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
-from diffdict.diffusion.interpolation import slerp
+from diffdict.diffusion.chains.interpolation import slerp
 from diffdict.errors import UserError
 
 PATHS = ("linear", "spherical")

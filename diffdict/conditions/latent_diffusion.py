@@ -24,7 +24,7 @@ from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, own_noise
 from diffdict.diffusion.schedules import Schedule, make_schedule
 from diffdict.errors import UserError
-from diffdict.results.directions import read_moments
+from diffdict.results.inputs.directions import read_moments
 from diffdict.seeds import entropy
 
 PUBLISHED = "ema_latent_denoise_fn"  # where PDAE's files hold the average

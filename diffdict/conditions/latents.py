@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
-from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.conditions.pictures import PictureVectors
+from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError, at_least
 from diffdict.representations.codes import BY_CLASS, PooledCodes
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.seeds import mix
 
 BASES = ("mean", "picture")

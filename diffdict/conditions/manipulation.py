@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
-from diffdict.conditions.chosen_pictures import ChosenPictures
 from diffdict.conditions.pictures import PictureVectors
+from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 from diffdict.metrics.retrieval import nearest

@@ -18,7 +18,7 @@ from diffdict.conditions.base import (
     picture_vectors,
     plain_rows,
 )
-from diffdict.conditions.sized_pictures import SizedPictures, check_fit_word, chosen_fit
+from diffdict.conditions.sources.sized_pictures import SizedPictures, check_fit_word, chosen_fit
 from diffdict.data.base import Pictures
 from diffdict.data.folder import list_files, list_pictures
 from diffdict.errors import UserError, at_least

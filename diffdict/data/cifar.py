@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from diffdict.data.archives.published import find_pictures
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.pictures import (
     SPLITS,
@@ -16,7 +17,6 @@ from diffdict.data.pictures import (
     palette,
     split_range,
 )
-from diffdict.data.published import find_pictures
 from diffdict.errors import UserError
 
 SIDE = 32

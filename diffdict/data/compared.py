@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+from diffdict.data.archives.sampled import open_samples
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.images import EvaluationLoader, ImageDataModule
-from diffdict.data.sampled import open_samples
 from diffdict.errors import UserError, at_least
 
 SAMPLES = "samples"  # what their split is called

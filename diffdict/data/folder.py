@@ -9,7 +9,8 @@ from pathlib import Path
 from jaxtyping import Int64
 from torch import Tensor
 
-from diffdict.data.attribute_file import read_csv
+from diffdict.data.archives.attribute_file import read_csv
+from diffdict.data.archives.published import find_pictures
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
     SPLITS,
@@ -27,7 +28,6 @@ from diffdict.data.pictures import (
     resize_labels,
     split_range,
 )
-from diffdict.data.published import find_pictures
 from diffdict.errors import UserError
 
 ATTRIBUTES = "attributes.csv"

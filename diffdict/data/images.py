@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from diffdict.data.augmented import Augmented
 from diffdict.data.base import Pictures, PictureSample
+from diffdict.data.batches.augmented import Augmented
+from diffdict.data.batches.workers import seed_worker
 from diffdict.data.views import TwoViews
-from diffdict.data.workers import seed_worker
 from diffdict.errors import UserError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffdict.data.attribute_file import AttributeTable, read_lfw
+from diffdict.data.archives.attribute_file import AttributeTable, read_lfw
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import SPLITS, decode_picture, fingerprint, fit_picture
 from diffdict.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from diffdict.data.attribute_file import EVERY, read_list
+from diffdict.data.archives.attribute_file import EVERY, read_list
 from diffdict.data.attributes import check_attributes
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
 
+from diffdict.data.archives.npz_file import Arrays, check_classes, open_arrays
+from diffdict.data.archives.published import find_pictures
 from diffdict.data.attributes import check_values
 from diffdict.data.base import Pictures, PictureSample
-from diffdict.data.npz_file import Arrays, check_classes, open_arrays
 from diffdict.data.pictures import (
     SPLITS,
     check_fit,
@@ -25,8 +26,7 @@ from diffdict.data.pictures import (
     split_range,
     whole_numbers,
 )
-from diffdict.data.published import find_pictures
-from diffdict.data.uncertainty_filter import keep_certain
+from diffdict.data.subsets.uncertainty_filter import keep_certain
 from diffdict.errors import UserError
 
 BESIDE_SAMPLES = "conditions.npz"  # what samples were drawn from: no pictures of the set

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from diffdict.data.archives.published import find_pictures
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.class_folder import list_classes, list_pictures_below
 from diffdict.data.pictures import (
@@ -12,7 +13,6 @@ from diffdict.data.pictures import (
     palette,
     split_range,
 )
-from diffdict.data.published import find_pictures
 from diffdict.errors import UserError
 
 SIDE = 64

@@ -7,6 +7,7 @@ The files, from what a config names down to what is stored:
     pixels, probes   labelled pixels for segmenters, gathered or coded; labelled whole pictures
     one_picture      one picture, without a data set
     base             what the data modules of tokens and pixels share
+    codes            maps through a dictionary, pooled, and the parts of a code
     sources          where features come from: a finished store, or the network at work
     store            … kept: shards, each sealed by its checksums
     passes           … seen: which passes at which timesteps to which blocks, under which noise

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict.backbones.base import Backbone
-from diffdict.data.resumable import ResumableLoader
+from diffdict.data.batches.resumable import ResumableLoader
 from diffdict.errors import UserError
 from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.sources import FeatureSources, Source, StoredSource

@@ -9,8 +9,8 @@ from jaxtyping import Float32, Int64
 from rich.progress import track
 from torch import Tensor
 
+from diffdict.data.batches.resumable import ResumableLoader
 from diffdict.data.images import Part, evaluation_batches, training_batches
-from diffdict.data.resumable import ResumableLoader
 from diffdict.errors import UserError, at_least
 from diffdict.features.base import FeatureDataModule
 from diffdict.features.sources import Source

@@ -9,9 +9,9 @@ from jaxtyping import Float, Float32, Float64, Integer, Shaped
 from torch import Tensor
 
 from diffdict.errors import UserError
+from diffdict.features.codes.pooled_codes import code_streams, code_vectors
 from diffdict.features.noise import Noise
 from diffdict.features.passes import Passes
-from diffdict.features.pooled_codes import code_streams, code_vectors
 from diffdict.features.sources import Source
 from diffdict.features.whole_pictures import nonfinite_message
 from diffdict.sae.base import Sae

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 from torch import Tensor
 
 from diffdict.data.attributes import asked_columns, asked_facts, mirror_attributes, with_twins
-from diffdict.data.augmented import Augmented
 from diffdict.data.base import Pictures, PictureSample
+from diffdict.data.batches.augmented import Augmented
 from diffdict.data.images import EvaluationLoader, ImageDataModule, TrainingLoader
-from diffdict.data.label_share import check_label_share, share_of_labels
+from diffdict.data.subsets.label_share import check_label_share, share_of_labels
 from diffdict.errors import UserError, at_least
 from diffdict.features.pooled import (
     check_classes_seen,

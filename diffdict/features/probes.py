@@ -11,11 +11,11 @@ from torch import Tensor
 from diffdict.bilinear.neighbours import find_corners
 from diffdict.data.attributes import asked_columns, asked_facts, check_same_attributes
 from diffdict.errors import UserError, at_least
-from diffdict.features.code_parts import code_parts
+from diffdict.features.codes.code_parts import code_parts
+from diffdict.features.codes.pooled_codes import POOLED, code_streams
 from diffdict.features.pixels import PixelDataModule
 from diffdict.features.pixels.data_module import other_width
 from diffdict.features.pooled import PooledLoader, PooledPictures, resolve_target
-from diffdict.features.pooled_codes import POOLED, code_streams
 from diffdict.features.sources import LiveSource
 from diffdict.features.whole_pictures import LabelledPicture, LabelledPictureLoader
 

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import slerp
+from diffdict.diffusion.chains.interpolation import slerp
 from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures, check_picture_pairs
 from diffdict.reports.codes.chains import Chains
+from diffdict.reports.codes.code_reader import RIDGE, CodeProbe, CodeReader
 from diffdict.reports.codes.lines import PictureLine, draw_lines
 from diffdict.reports.codes.parts import AskedParts, CodeSlice, code_slices, random_entries
 from diffdict.reports.codes.slice_effects import (
@@ -22,11 +23,11 @@ from diffdict.reports.codes.slice_effects import (
     pair_differences,
     slice_effect,
 )
-from diffdict.results.directions import Directions, open_directions
 from diffdict.results.tables import Row
 from diffdict.seeds import permutation
 
 NOISES = ("own", "slerp")
+WIDTH = 19  # letters beneath a picture
 
 
 class CounterfactualLine(NamedTuple):
@@ -43,8 +44,9 @@ class Counterfactual(CodeReport):
     """Two lines a pair and part: the first picture with the slice of the second coming, and the
     second with the slice of the first leaving.
 
-    With `probe` a table over many pairs says of each part and attribute how far the drawn pictures
-    went, beside as many entries drawn from the whole code (`SliceEffect`).
+    Beneath each picture the attribute that moves most along its line, as a probe reads it. A table
+    over many pairs says of each part and attribute how far the drawn pictures went, beside as many
+    entries drawn from the whole code (`SliceEffect`).
     """
 
     word = "counterfactual"
@@ -56,7 +58,8 @@ class Counterfactual(CodeReport):
         segments: AskedParts = None,
         alphas: Sequence[float | int] = (0, 0.25, 0.5, 0.75, 1),
         noise: str = "own",
-        probe: str | None = None,
+        probe: str | None = RIDGE,
+        probe_pictures: int = 1500,
         latents: str | None = None,
         measured: int = 16,
         seed: int = 0,
@@ -65,8 +68,9 @@ class Counterfactual(CodeReport):
         """`segments`: [first, end) of the segments, or `stages`; None: all stages.
 
         `noise`: own, so that the slice alone changes; slerp: as published, all of the noise goes
-        over too. `probe`: what task=direction learned of all attributes. It also reads as many
-        pairs drawn from the split as `measured` says.
+        over too. `probe`: ridge, fitted on the codes of `probe_pictures` training pictures, or
+        the file of task=direction with all attributes; None: none. It also reads as many pairs
+        drawn from the split as `measured` says.
         """
         super().__init__(**sheet)
         self.pairs = check_picture_pairs(pairs, self.word)
@@ -77,10 +81,12 @@ class Counterfactual(CodeReport):
                 f"report.counterfactual.alphas lie in [0, 1], got {list(alphas)}: [0,0.5,1]"
             )
         at_least(0, "report.counterfactual", measured=measured)
+        at_least(4, "report.counterfactual", probe_pictures=probe_pictures)
         self.segments, self.noise, self.seed = segments, noise, seed
         self.measured = 0 if probe is None else measured
         self.alphas = list(map(float, alphas))
-        self.reader = None if probe is None else open_directions(probe, latents)
+        self.probe = CodeProbe(probe, latents, probe_pictures)
+        self.reader: CodeReader | None = None
         self.drawn_pairs: list[tuple[int, int]] = []
         self.pictures = [index for pair in self.pairs for index in pair]
 
@@ -90,8 +96,8 @@ class Counterfactual(CodeReport):
 
     def check_directions(self, pdae: Pdae, sha256: str) -> None:
         """A probe of these codes."""
-        if self.reader is not None:
-            self.reader.check(pdae, pdae.shapes["code"][0], sha256)
+        if self.probe.directions is not None:
+            self.probe.directions.check(pdae, pdae.shapes["code"][0], sha256)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The pairs that are only measured are drawn from those that there are."""
@@ -115,17 +121,18 @@ class Counterfactual(CodeReport):
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
     ) -> tuple[Image.Image, list[Row]]:
         """All chains in as few batches as they fill."""
+        if self.reader is None:
+            self.reader = self.probe.reader(chains, self.dataset(split="train"))
         codes = chains.codes(images)
         noise = chains.invert(images, codes)
         lines = self.lines(chains.net.pdae)
         drawn = self._draw(chains, codes, noise, lines, self.alphas)
+        words = [self._captions(chains, images, *each) for each in zip(lines, drawn, strict=True)]
         figure = draw_lines(
-            [
-                self._line(images, line, drawn[row], self._words(chains, drawn[row]))
-                for row, line in enumerate(lines)
-            ]
+            [self._line(images, line, drawn[row], words[row]) for row, line in enumerate(lines)]
         )
-        return figure, [] if self.reader is None else self._rows(chains, codes, noise)
+        rows = self._rows(chains, codes, noise) if self.reader and self.measured else []
+        return figure, rows
 
     def _draw(
         self,
@@ -154,27 +161,38 @@ class Counterfactual(CodeReport):
         both = noise[[line.begin]], noise[[line.end]]
         return torch.cat([slerp(*both, alpha) for alpha in alphas])
 
-    def _words(self, chains: Chains, drawn: Float[Tensor, "alphas 3 side side"]) -> list[str]:
-        """Beneath each picture its share, and the attribute that the probe is surest of."""
-        words = [f"{alpha:g}" for alpha in self.alphas]
+    def _captions(
+        self,
+        chains: Chains,
+        images: Float[Tensor, "n 3 side side"],
+        line: CounterfactualLine,
+        drawn: Float[Tensor, "alphas 3 side side"],
+    ) -> list[str]:
+        """The part and the way it goes, each share, and the attribute that moves most along it."""
+        way, other = ("comes", line.end) if line.of == line.begin else ("leaves", line.begin)
+        words = [f"{line.part.name} {way}", *(f"{alpha:g}" for alpha in self.alphas), "the other"]
         if self.reader is None:
             return words
-        scores = self.reader.scores(chains.codes(drawn.clamp(-1, 1)))
-        surest = [self.reader.names[place] for place in scores.argmax(1).tolist()]
-        return [f"{word} {name}"[:20] for word, name in zip(words, surest, strict=True)]
+        read = self.reader.read(chains, torch.cat([images[[line.of]], drawn, images[[other]]]))
+        change = ((read[-2] - read[1]) / self.reader.deviation).abs()
+        place = int(change.nan_to_num().argmax())
+        values = [f"{value:.2f}" for value in read[:, place].tolist()]
+        name = self.reader.names[place]
+        words = [f"{word} {name}" for word in words[1:-1]]
+        ends = f"{line.part.name} {way}", "other"
+        each = zip((ends[0], *words, ends[1]), values, strict=True)
+        return [f"{word[: WIDTH - len(value)]} {value}" for word, value in each]
 
     def _line(
         self,
         images: Float[Tensor, "n 3 side side"],
         line: CounterfactualLine,
         drawn: Float[Tensor, "alphas 3 side side"],
-        words: Sequence[str],
+        captions: Sequence[str],
     ) -> PictureLine:
         """Between the picture it is of and the one the slice comes from or leaves to."""
         other = line.end if line.of == line.begin else line.begin
-        way = "comes" if line.of == line.begin else "leaves"
-        pictures = torch.cat([images[[line.of]], drawn, images[[other]]])
-        return PictureLine(pictures, [f"{line.part.name} {way}", *words, "the other"])
+        return PictureLine(torch.cat([images[[line.of]], drawn, images[[other]]]), captions)
 
     def _rows(
         self, chains: Chains, codes: Float[Tensor, "n code"], noise: Float[Tensor, "n 3 side side"]
@@ -182,7 +200,7 @@ class Counterfactual(CodeReport):
         """All pairs, the slice of the second picture wholly in the first."""
         pairs = self.pairs + self.drawn_pairs
         first, second = (self.places([pair[side] for pair in pairs]) for side in (0, 1))
-        read = probe_scores(self.reader, chains, chains.draw(noise, codes))
+        read = self.reader.read(chains, chains.draw(noise, codes))
         begin, end = read[first], read[second]
         known = pair_differences(self.shown, pairs, self.reader, begin, end)
         told = ReadPairs(begin, end, *known, read.std(0))
@@ -196,7 +214,7 @@ class Counterfactual(CodeReport):
                     for a, b in zip(first, second, strict=True)
                 ]
                 drawn = self._draw(chains, codes, noise, lines, [1.0])[:, 0]
-                effects.append(slice_effect(told, probe_scores(self.reader, chains, drawn)))
+                effects.append(slice_effect(told, self.reader.read(chains, drawn)))
             rows += effect_rows(part.name, len(own), self.reader.names, told, effects)
         return rows
 
@@ -210,10 +228,3 @@ def exchange_slice(
     shares = torch.tensor(alphas, device=codes.device, dtype=codes.dtype)[:, None]
     told[:, entries] = torch.lerp(codes[line.begin, entries], codes[line.end, entries], shares)
     return told
-
-
-def probe_scores(
-    reader: Directions, chains: Chains, drawn: Float[Tensor, "n 3 side side"]
-) -> Float[Tensor, "n attributes"]:
-    """What a probe says of drawn pictures."""
-    return reader.scores(chains.codes(drawn.clamp(-1, 1))).cpu()

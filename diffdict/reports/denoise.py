@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict import files
-from diffdict.backbones.autoencode import check_drawn, start_noise
+from diffdict.backbones.autoencoders.autoencode import check_drawn, start_noise
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.schedules import respaced_timesteps, x0_from_eps
 from diffdict.diffusion.shift import posterior_gap
@@ -171,6 +171,7 @@ def draw_gaps(runs: Mapping[str, Sequence[Row]]) -> "matplotlib.figure.Figure":
         axes.plot(t, [row[WITH] for row in rows], color=colour, label=f"{name}, with its code")
     if any(row[name] > 0 for rows in runs.values() for row in rows for name in (WITHOUT, WITH)):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # the style reads no powers of ten as such
     axes.set(xlabel="timestep", title="posterior mean: squared distance from the true one")
     axes.grid(axis="y")
     axes.legend(fontsize="small")

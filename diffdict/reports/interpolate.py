@@ -7,9 +7,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffdict.backbones.mixed_shift import mixing, side_by_side
+from diffdict.backbones.autoencoders.mixed_shift import mixing, side_by_side
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import slerp
+from diffdict.diffusion.chains.interpolation import slerp
 from diffdict.diffusion.objectives import Net
 from diffdict.errors import UserError
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures, check_picture_pairs

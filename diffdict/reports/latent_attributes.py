@@ -17,10 +17,10 @@ from diffdict import files
 from diffdict.data.attributes import Attribute
 from diffdict.errors import UserError, at_least
 from diffdict.features.base import FeatureDataModule
-from diffdict.features.pooled_codes import POOLED
-from diffdict.metrics.attribute_scores import chances
-from diffdict.metrics.best_predictors import BestPredictors, best_predictors
-from diffdict.metrics.explained_by_parts import CodedPictures, explained_by_parts
+from diffdict.features.codes.pooled_codes import POOLED
+from diffdict.metrics.attributes.attribute_scores import chances
+from diffdict.metrics.attributes.best_predictors import BestPredictors, best_predictors
+from diffdict.metrics.attributes.explained_by_parts import CodedPictures, explained_by_parts
 from diffdict.reports.attributes.pooled_features import LATENTS, PooledFeatures
 from diffdict.reports.attributes.stored_codes import StoredCodes
 from diffdict.reports.subjects import HasDictionaries, require

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import move
+from diffdict.diffusion.chains.interpolation import move
 from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures
 from diffdict.reports.codes.chains import Chains
 from diffdict.reports.codes.lines import PictureLine, draw_lines
-from diffdict.results.directions import Directions, open_directions
+from diffdict.results.inputs.directions import Directions, open_directions
 from diffdict.results.tables import Row
 
 

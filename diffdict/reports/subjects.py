@@ -11,7 +11,7 @@ from diffdict.backbones.pdae import Pdae
 from diffdict.errors import UserError
 from diffdict.features.store import FeatureStore
 from diffdict.metrics.concepts.findings import Cell, Findings
-from diffdict.metrics.latent_changes import SwitchedPairs
+from diffdict.metrics.effects.latent_changes import SwitchedPairs
 from diffdict.metrics.segmentation import Confusion
 from diffdict.results.tables import HasTables
 from diffdict.sae.base import Sae

@@ -14,7 +14,7 @@ from diffdict.errors import UserError
 from diffdict.features.passes import Passes
 from diffdict.representations.base import Representation
 from diffdict.representations.pooled import next_noise, shared_noise
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.sae.card import check_tokens, in_training_order, read_dictionary
 
 NAMED = 8  # so many latents stand in a name

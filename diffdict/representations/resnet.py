@@ -9,9 +9,9 @@ from torch import Tensor
 
 from diffdict import checkpoints
 from diffdict.backbones.base import combined_sha256
-from diffdict.backbones.imagenet import normalised
+from diffdict.backbones.imagenet.resnet import ResNet
+from diffdict.backbones.imagenet.statistics import normalised
 from diffdict.backbones.projectors import WIDTHS, make_projector
-from diffdict.backbones.resnet import ResNet
 from diffdict.checkpoints.read import RefusedPickle
 from diffdict.errors import UserError
 from diffdict.representations.base import Representation

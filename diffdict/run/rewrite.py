@@ -16,8 +16,8 @@ from diffdict.backbones.denoiser import Denoiser
 from diffdict.backbones.rcdm import RCDM
 from diffdict.backbones.wrapper import wrapper_node
 from diffdict.errors import UserError, command, override
-from diffdict.results.published_weights import PUBLISHED, published_task
-from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.inputs.published_weights import PUBLISHED, published_task
+from diffdict.results.inputs.stored_noise import StoredNoise
 
 OBSERVERS = ("callbacks", "report", "logger")  # do not change what is learned
 FEATURE_KEYS = ("timestep", "block", "noise")  # of the features that a labeller was trained on

@@ -1,1 +1,1 @@
-"""LightningModules, one thing a file."""
+"""LightningModules, a file for each word of task=; rooms hold the parts that are no task."""

@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone, Block
 from diffdict.data.base import Pictures
-from diffdict.diffusion.inversion import picture_error, psnr
+from diffdict.diffusion.chains.inversion import picture_error, psnr
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
-from diffdict.metrics.damage import Damage, DamageFigures
+from diffdict.metrics.losses.damage import Damage, DamageFigures
 from diffdict.reports.subjects import SteeredDictionary, SteeredStrip
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.results.tables import Row
 from diffdict.seeds import mix
-from diffdict.tasks.chains import EditedChains, check_picture_size
-from diffdict.tasks.changes import Change, combined
-from diffdict.tasks.controls import (
+from diffdict.tasks.interventions.chains import EditedChains, check_picture_size
+from diffdict.tasks.interventions.changes import Change, combined
+from diffdict.tasks.interventions.controls import (
     Edit,
     Redirected,
     Strengthened,
@@ -34,7 +34,7 @@ from diffdict.tasks.controls import (
     like_density,
     random_direction,
 )
-from diffdict.tasks.effect_rows import (
+from diffdict.tasks.interventions.effect_rows import (
     AGAIN,
     DIFFERENCE,
     DIRECTION,
@@ -46,10 +46,10 @@ from diffdict.tasks.effect_rows import (
     rankings,
     strongest_first,
 )
-from diffdict.tasks.judge import Judge, JudgedPictures, Opener, open_judges
+from diffdict.tasks.interventions.judge import Judge, JudgedPictures, Opener, open_judges
+from diffdict.tasks.interventions.strips import StripGrid, draw_strip, equal_windows
+from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.labeller import PictureLabeller
-from diffdict.tasks.strips import StripGrid, draw_strip, equal_windows
-from diffdict.tasks.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
 
 

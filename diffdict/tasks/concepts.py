@@ -35,7 +35,7 @@ from diffdict.metrics.concepts.pre_activations import Encode, pre_of
 from diffdict.metrics.concepts.ranking import IGNORED, TopLabels, rank, token_labels
 from diffdict.metrics.concepts.unions import Unions, candidates
 from diffdict.metrics.excess import Excess, most_in_excess
-from diffdict.metrics.timestep_parts import length_shares
+from diffdict.metrics.features.timestep_parts import length_shares
 from diffdict.sae.base import Sae
 
 CHOOSE, UNITE, TEST = range(3)  # the passes over pictures

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from diffdict.classifiers.probability_mask import ProbabilityMask
 from diffdict.errors import UserError
 from diffdict.features.code_batches import CodeBatch
-from diffdict.metrics.attribute_precision import AttributeFigure, AttributePrecision
+from diffdict.metrics.attributes.attribute_precision import AttributeFigure, AttributePrecision
 from diffdict.seeds import entropy, mix
 from diffdict.training.logs_now import logs_now
 from diffdict.training.schedule import make_optimizer

@@ -19,8 +19,8 @@ from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.noise import Noise
 from diffdict.features.passes import Passes
 from diffdict.features.store.shards import Stream
-from diffdict.metrics.feature_health import FeatureHealth, HealthFigures
-from diffdict.metrics.rank_correlation import spearman
+from diffdict.metrics.attributes.rank_correlation import spearman
+from diffdict.metrics.features.feature_health import FeatureHealth, HealthFigures
 from diffdict.results.folders import read_results
 from diffdict.results.tables import Row, print_rows
 from diffdict.seeds import entropy

@@ -18,18 +18,18 @@ from torch import Tensor
 
 from diffdict.conditions.base import MakesVectors, picture_vectors
 from diffdict.conditions.latents import check_codes
-from diffdict.conditions.rows_file import CONDITIONS, read_rows
+from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows
+from diffdict.data.archives.sampled import RECORD
 from diffdict.data.attributes import Attribute
-from diffdict.data.sampled import RECORD
 from diffdict.errors import UserError
-from diffdict.metrics.kernel_distance import ChosenRows
+from diffdict.metrics.samples.kernel_distance import ChosenRows
 from diffdict.reports.subjects import DrawnLatents
 from diffdict.representations.base import Representation
 from diffdict.results.tables import Row
 from diffdict.sae.base import Sae
-from diffdict.tasks.attribute_reading import AttributeReading
-from diffdict.tasks.source_figures import SourceFigures, squared_gap, without
-from diffdict.tasks.switched_latents import SwitchedLatents
+from diffdict.tasks.sampling.attribute_reading import AttributeReading
+from diffdict.tasks.sampling.source_figures import SourceFigures, squared_gap, without
+from diffdict.tasks.sampling.switched_latents import SwitchedLatents
 
 FEW = 10  # sources, below which figures say little
 CROP = 16  # a crop leaves one of so many parts of a side out, on each side

@@ -21,8 +21,12 @@ from diffdict.features.passes import Passes
 from diffdict.features.pooled import pooled_vectors
 from diffdict.features.store.shards import Stream
 from diffdict.metrics.frechet import FeatureStatistics, Statistics, frechet_distance
-from diffdict.metrics.kernel_distance import ChosenRows, kernel_distance
-from diffdict.results.feature_statistics import StatisticsFile, read_statistics, write_statistics
+from diffdict.metrics.samples.kernel_distance import ChosenRows, kernel_distance
+from diffdict.results.inputs.feature_statistics import (
+    StatisticsFile,
+    read_statistics,
+    write_statistics,
+)
 
 OF_NETWORK = ("backbone_sha256", "block", "timestep", "noise")  # what makes features comparable
 

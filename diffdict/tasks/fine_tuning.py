@@ -17,8 +17,8 @@ from torch import Tensor
 from diffdict import files
 from diffdict.backbones.base import Backbone
 from diffdict.classifiers.linear import LinearHeads
-from diffdict.classifiers.picture_targets import picture_targets
 from diffdict.classifiers.probe_settings import check_same_probe
+from diffdict.classifiers.targets.picture_targets import picture_targets
 from diffdict.errors import UserError
 from diffdict.features.locations import Blocks, Timesteps, listed
 from diffdict.features.noise import Noise, noised_features

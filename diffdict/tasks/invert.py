@@ -18,22 +18,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffdict import files
+from diffdict.backbones.autoencoders.pdae_denoiser import Drawing, drawing_network
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Denoiser, Given, check_denoiser
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.pdae_denoiser import Drawing, drawing_network
 from diffdict.conditions.base import MakesVectors
 from diffdict.data.base import Pictures
 from diffdict.data.sample_indices import Shards, check_batch_size
-from diffdict.diffusion.inversion import RoundTrip, picture_error, round_trip, steps_one_way
+from diffdict.diffusion.chains.inversion import RoundTrip, picture_error, round_trip, steps_one_way
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim_invert
 from diffdict.diffusion.schedules import Schedule, respace
 from diffdict.errors import UserError
 from diffdict.features.extraction.pictures import PictureLoader
 from diffdict.reports.drawing.colours import as_bytes
-from diffdict.results.stored_noise import RECORD, shard_name
-from diffdict.tasks.sample_folder import SampleFolder, check_finite
+from diffdict.results.inputs.stored_noise import RECORD, shard_name
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_finite
 
 
 class Inverted(NamedTuple):

@@ -1,7 +1,7 @@
 """`task=latents`: what a network's autoencoder makes of pictures; FeatureWriter stores it."""
 
+from diffdict.backbones.autoencoders.latent_maps import BLOCK, LatentMaps
 from diffdict.backbones.base import Backbone
-from diffdict.backbones.latent_maps import BLOCK, LatentMaps
 from diffdict.features.noise import Noise
 from diffdict.tasks.features import Features
 

@@ -21,7 +21,7 @@ from diffdict.metrics.excess import Excess
 from diffdict.metrics.reliability import Reliability
 from diffdict.metrics.sparsity import Sparsity
 from diffdict.results.tables import Row
-from diffdict.tasks.studied_dictionary import open_studied
+from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
 
 

@@ -20,8 +20,8 @@ from diffdict.backbones.base import Backbone
 from diffdict.classifiers.epoch_choice import EpochChoice
 from diffdict.classifiers.joined_cells import JoinedCells
 from diffdict.classifiers.linear import LinearHeads
-from diffdict.classifiers.picture_targets import picture_targets
 from diffdict.classifiers.probe_settings import check_probe, check_same_probe, checked_rates
+from diffdict.classifiers.targets.picture_targets import picture_targets
 from diffdict.errors import UserError
 from diffdict.features.kept_vectors import AbandonUnfinished, KeptVectors
 from diffdict.features.locations import Blocks, Timesteps

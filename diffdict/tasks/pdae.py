@@ -19,14 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict import checkpoints, files
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.base import Backbone, weights_sha256
-from diffdict.backbones.code_backbone import CodeBackbone, Parts
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.objectives import Objective, quarter, spread_time
 from diffdict.diffusion.segments import MODES
 from diffdict.diffusion.shift import error_weight, noise_losses
 from diffdict.errors import UserError
-from diffdict.metrics.gap import GapSums, gap_places, timestep_rows
+from diffdict.metrics.losses.gap import GapSums, gap_places, timestep_rows
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.samples.autoencoding_sheet import autoencoding_sheet
 from diffdict.results.tables import Cell, Row

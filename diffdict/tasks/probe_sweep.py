@@ -11,11 +11,11 @@ import pytorch_lightning as pl
 from torch import nn
 from torchmetrics import Metric
 
-from diffdict.classifiers.attribute_sweep import AttributeSweep
+from diffdict.classifiers.attributes.attribute_sweep import AttributeSweep
 from diffdict.errors import UserError
+from diffdict.features.codes.pooled_codes import POOLED
 from diffdict.features.pixels.data_module import UNLABELLED, ignore_small
 from diffdict.features.pooled import PooledPictures, check_classes_seen
-from diffdict.features.pooled_codes import POOLED
 from diffdict.features.probes import PixelGram, pixel_gram
 from diffdict.features.store.shards import Stream
 from diffdict.features.whole_pictures import LabelledPicture

@@ -21,8 +21,8 @@ from diffdict.errors import UserError
 from diffdict.features.tokens.moments import off_centre
 from diffdict.features.whole_pictures import LabelledPicture
 from diffdict.metrics.concepts.findings import Cell, Findings, findings_tables
+from diffdict.metrics.features.timestep_parts import timestep_parts
 from diffdict.metrics.sparsity import Sparsity, coherence
-from diffdict.metrics.timestep_parts import timestep_parts
 from diffdict.reports.concepts.picture_concepts import draw_concepts
 from diffdict.reports.subjects import MeasuredDictionary
 from diffdict.sae.base import Output

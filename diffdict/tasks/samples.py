@@ -20,33 +20,33 @@ from PIL import Image
 from torch import Tensor, nn
 
 from diffdict import files
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Denoiser, Given
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser, drawing_network
 from diffdict.conditions.base import (
     ConditionRows,
     ConditionSource,
     MakesVectors,
     check_condition,
 )
-from diffdict.conditions.condition_sheet import condition_sheet
-from diffdict.conditions.rows_file import CONDITIONS, read_rows, write_rows
+from diffdict.conditions.sources.condition_sheet import condition_sheet
+from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows, write_rows
+from diffdict.data.archives.sampled import RECORD, shard_files
 from diffdict.data.pictures import palette
 from diffdict.data.sample_indices import SampleIndices, Shards
-from diffdict.data.sampled import RECORD, shard_files
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL
 from diffdict.diffusion.guidance import check_guidance, guided
-from diffdict.diffusion.inversion import PICTURE_LEVEL
 from diffdict.diffusion.objectives import Net, Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.diffusion.schedules import respace
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.inputs.stored_noise import StoredNoise
 from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
-from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 __all__ = ["SampleIndices", "Samples"]  # the first under the name that configs of 0.1 hold
 

@@ -3,9 +3,9 @@
 The code of `backbone=code_encoder` with no diffusion in it: a row beside PDAE and DiTi.
 """
 
-from diffdict.backbones.code_backbone import CodeBackbone
-from diffdict.classifiers.simclr_heads import SimclrHeads
-from diffdict.training.two_views import TwoViewTraining
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
+from diffdict.classifiers.views.simclr_heads import SimclrHeads
+from diffdict.training.views.two_views import TwoViewTraining
 
 
 class Simclr(TwoViewTraining):

@@ -3,9 +3,9 @@
 The code of `backbone=code_encoder` with no diffusion in it: a row beside PDAE and DiTi.
 """
 
-from diffdict.backbones.code_backbone import CodeBackbone
-from diffdict.classifiers.simsiam_heads import SimsiamHeads
-from diffdict.training.two_views import TwoViewTraining
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
+from diffdict.classifiers.views.simsiam_heads import SimsiamHeads
+from diffdict.training.views.two_views import TwoViewTraining
 
 
 class Simsiam(TwoViewTraining):

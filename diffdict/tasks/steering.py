@@ -20,9 +20,8 @@ from diffdict import files
 from diffdict.backbones.base import Backbone, Block, weights_sha256
 from diffdict.backbones.denoiser import Given
 from diffdict.data.sample_indices import Shards
-from diffdict.diffusion.inversion import picture_error, psnr
-from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import (
+from diffdict.diffusion.chains.inversion import picture_error, psnr
+from diffdict.diffusion.chains.pairs import (
     Branch,
     Pairs,
     draw_pairs,
@@ -30,22 +29,23 @@ from diffdict.diffusion.pairs import (
     redraw_pairs,
     window_level,
 )
+from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.results.class_latents import ClassLatents
-from diffdict.tasks.chains import check_invertible, check_picture_size
-from diffdict.tasks.changes import (
+from diffdict.results.inputs.class_latents import ClassLatents
+from diffdict.tasks.interventions.chains import check_invertible, check_picture_size
+from diffdict.tasks.interventions.changes import (
     check_changes,
     chosen_latents,
     combined,
     say_idle,
 )
-from diffdict.tasks.judge import Opener
-from diffdict.tasks.region import Region
-from diffdict.tasks.sample_folder import SampleFolder, check_clipping, check_finite, say
-from diffdict.tasks.studied_dictionary import open_studied
+from diffdict.tasks.interventions.judge import Opener
+from diffdict.tasks.interventions.region import Region
+from diffdict.tasks.interventions.studied_dictionary import open_studied
+from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 RECORD = "steering.json"
 LEAST_DB = 25  # of pictures inverted and drawn again

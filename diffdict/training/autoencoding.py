@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from diffdict.backbones.autoencode import (
+from diffdict.backbones.autoencoders.autoencode import (
     check_drawn,
     draw_with_codes,
     infer_noise,
     start_noise,
 )
-from diffdict.backbones.lpips import SMALLEST, open_lpips
+from diffdict.backbones.imagenet.lpips import SMALLEST, open_lpips
 from diffdict.backbones.pdae import Pdae
 from diffdict.diffusion.schedules import Respacing
 from diffdict.errors import at_least

@@ -6,7 +6,7 @@ from torch import nn
 from diffdict.backbones.code_encoder import CodeEncoder
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pdae import Pdae
-from diffdict.diffusion.interpolation import exchange_parts, move, slerp
+from diffdict.diffusion.chains.interpolation import exchange_parts, move, slerp
 from diffdict.diffusion.objectives import Objective, flat_mean
 from diffdict.diffusion.samplers import ddim, ddim_invert
 from diffdict.diffusion.schedules import make_schedule, respace, x0_from_eps

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffdict.backbones.hub import Hub
-from diffdict.backbones.hub.flux import packed
+from diffdict.backbones.hub.families.flux import packed
 from diffdict.errors import UserError
 from diffdict.run.info import info
 from tests.tiny_pipelines import FACTOR, FAMILIES, SIDE, component, save_pipeline, told, words

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffdict.backbones.imagenet import MEAN, STD
+from diffdict.backbones.imagenet.statistics import MEAN, STD
 from diffdict.backbones.mae import MAE, positions
 from diffdict.errors import UserError
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffdict.backbones.imagenet import MEAN, STD, normalised
+from diffdict.backbones.imagenet.statistics import MEAN, STD, normalised
 from diffdict.backbones.swav import SwAV
 from diffdict.errors import UserError
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from diffdict.data.augmented import Augmented
+from diffdict.data.batches.augmented import Augmented
 from diffdict.data.cifar import LAYOUTS, CifarDataset
 from diffdict.data.images import epoch_order
 

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from diffdict.backbones.guided_unet import GuidedUNet
+from diffdict.diffusion.chains.pairs import Branch, draw_pairs, window_level
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import Branch, draw_pairs, window_level
 from diffdict.diffusion.samplers import ddim
 from diffdict.sae.steering import Steering
 from diffdict.sae.topk import TopK

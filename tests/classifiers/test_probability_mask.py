@@ -61,8 +61,8 @@ def test_a_fresh_mask_lets_all_through_and_learns():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"wanted": 0}, "wanted lies in 1..8, the entries that there are, got 0"),
-        ({"wanted": 9}, "wanted lies in 1..8, the entries that there are, got 9"),
+        ({"wanted": 0}, "A mask keeps 1 to 8 entries, got 0"),
+        ({"wanted": 9}, "A mask keeps 1 to 8 entries, got 9"),
         ({"start": 0.5}, "0 ≤ start < end ≤ 1 of at least one iteration, got 0.5, 0.4 and 10"),
     ],
 )

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from diffdict.backbones.pixels import Pixels
-from diffdict.conditions.condition_sheet import condition_sheet
 from diffdict.conditions.latents import LatentVectors
-from diffdict.conditions.rows_file import read_rows, write_rows
+from diffdict.conditions.sources.condition_sheet import condition_sheet
+from diffdict.conditions.sources.rows_file import read_rows, write_rows
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.representations.codes import PooledCodes

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffdict.data.attributes import Attribute, mirror_attributes
-from diffdict.data.augmented import paired_crop, paired_flip, paired_zoom
 from diffdict.data.base import Pictures
+from diffdict.data.batches.augmented import paired_crop, paired_flip, paired_zoom
 from diffdict.data.images import (
     ImageDataModule,
     Part,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffdict.data.archives.npz_arrays import find_member
 from diffdict.data.attributes import Attribute
 from diffdict.data.images import ImageDataModule
 from diffdict.data.npz import NpzDataset
-from diffdict.data.npz_arrays import find_member
 from diffdict.errors import UserError
 
 RANDOM = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from diffdict.data.augmented import paired_flip
+from diffdict.data.batches.augmented import paired_flip
 from diffdict.data.faces.light import majority_class
 from diffdict.data.toy_faces import SPLITS, ToyFaces
 from diffdict.errors import UserError

@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffdict.features.noise import Noise
 from diffdict.metrics.frechet import Statistics
-from diffdict.results.feature_statistics import write_statistics
+from diffdict.results.inputs.feature_statistics import write_statistics
 from tests.doors import FACES, NET, QUIET, open_door
 from tests.test_bad_input import tree
 

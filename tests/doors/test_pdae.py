@@ -123,7 +123,7 @@ def test_parts_are_exchanged_and_attributes_moved(learned, capfd):
     assert closed.code == 0, closed.lines
     words = [*QUIET, "ckpt_path=run/last.ckpt", "report=[counterfactual,manipulate]"]
     words += [f"report.{word}.respacing=linspace3" for word in ("counterfactual", "manipulate")]
-    words += ["report.counterfactual.probe=all/last.ckpt", "report.counterfactual.measured=1"]
+    words += ["report.counterfactual.measured=1", "report.counterfactual.probe_pictures=8"]
     words += ["report.manipulate.direction=all/last.ckpt", "report.manipulate.measured=2"]
     words += ["report.manipulate.attributes=[glasses]", "report.manipulate.pictures=1"]
     closed = open_door("evaluate", [*words, "hydra.run.dir=sheets"], learned, capfd)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffdict.metrics.frechet import Statistics
-from diffdict.results.feature_statistics import read_statistics, write_statistics
+from diffdict.results.inputs.feature_statistics import read_statistics, write_statistics
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.faults

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffdict.errors import UserError
-from diffdict.metrics.rank_correlation import spearman
+from diffdict.metrics.attributes.rank_correlation import spearman
 from diffdict.reports.causality import (
     CausalityCharts,
     correlations,

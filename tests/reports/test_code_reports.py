@@ -3,14 +3,18 @@
 import re
 from functools import partial
 
+import numpy as np
 import pytest
+import scipy
 import torch
 
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser
 from diffdict.backbones.denoiser import Given
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
+from diffdict.metrics.attributes import RIDGES
 from diffdict.reports.codes.chains import Chains
+from diffdict.reports.codes.code_reader import fit_code_reader, read_along
 from diffdict.reports.codes.parts import code_slices, random_entries
 from diffdict.reports.codes.slice_effects import (
     ReadPairs,
@@ -22,7 +26,7 @@ from diffdict.reports.counterfactual import Counterfactual, exchange_slice
 from diffdict.reports.interpolate import Interpolate, trajectory
 from diffdict.reports.manipulate import moved_codes
 from diffdict.reports.stages import Stages
-from diffdict.results.directions import Directions
+from diffdict.results.inputs.directions import Directions
 from tests.inputs import image, normal
 from tests.tiny_pdae import STAGES, tiny_pdae
 
@@ -127,18 +131,68 @@ def test_readings_follow_all_the_way_or_not_at_all():
     assert [row["differing"] for row in rows] == [6, *differ.sum(0).tolist()]
 
 
-def test_pairs_differ_as_the_set_says_and_else_as_the_probe_reads():
-    faces, reader = FACES(split="test"), directions()
+def test_pairs_differ_as_the_set_says_and_else_as_they_are_read():
+    faces, reader = FACES(split="test"), read_along(directions())
     begin, end = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, -1.0]])
-    differ, alike = pair_differences(None, [(0, 1)], reader, begin, end)
+    differ, alike = pair_differences(faces, [(0, 1)], reader, begin, end)
+    truth = torch.stack([faces[i]["attributes"] for i in (0, 1)])
+    places = {attribute.name: place for place, attribute in enumerate(faces.attributes)}
+    hats = truth[:, places["hat"]]
+    assert bool(differ[0, 0]) == bool(hats[0] != hats[1]) != bool(alike[0, 0])
+    unheard = reader._replace(names=["no such", "nor this"])
+    differ, alike = pair_differences(faces, [(0, 1)], unheard, begin, end)
     assert (differ.tolist(), alike.tolist()) == ([[True, False]], [[False, True]])
-    named = reader._replace(names=["glasses", "no such"])
-    differ, alike = pair_differences(faces, [(0, 1)], named, begin, end)
-    truth = [
-        faces[i]["attributes"][[a.name for a in faces.attributes].index("glasses")] for i in (0, 1)
+    numbers = unheard._replace(binary=torch.zeros(2, dtype=torch.bool))
+    differ, alike = pair_differences(faces, [(0, 1)], numbers, begin, end - 0.4)
+    assert (differ.tolist(), alike.tolist()) == ([[True, False]], [[False, True]])
+
+
+def test_the_probe_of_a_sheet_is_ridge_in_closed_form():
+    faces = partial(ToyFaces, image_size=16, train_pictures=24)(split="train")
+    together = chains(batch=5)
+    reader = fit_code_reader(together, faces, 20)
+    assert {"glasses", "yaw"} <= set(reader.names) <= {one.name for one in faces.attributes}
+    images = torch.stack([faces[i]["image"] for i in range(20)])
+    rows = together.codes(images).double().numpy()
+    place = reader.names.index("yaw")
+    column = [one.name for one in faces.attributes].index("yaw")
+    truth = torch.stack([faces[i]["attributes"][column] for i in range(20)]).double().numpy()
+    scale = rows.std(0)
+    x, y = (rows - rows.mean(0)) / scale, truth - truth.mean()
+    said = reader.read(together, images)[:, place].double()
+    answers = []
+    for ridge in RIDGES:
+        tall = np.concatenate([x, np.sqrt(20 * ridge) * np.eye(8)])
+        weight = scipy.linalg.lstsq(tall, np.concatenate([y, np.zeros(8)]))[0]
+        answers.append((said - torch.from_numpy(x @ weight + truth.mean())).abs().max())
+    assert min(answers) < 1e-5
+    assert reader.deviation.shape == reader.cutoffs.shape == (len(reader.names),)
+
+
+def test_a_set_that_says_nothing_has_no_probe(capsys):
+    class Unnamed(ToyFaces):
+        attributes = ()
+
+    faces = Unnamed("train", image_size=16, train_pictures=8)
+    assert fit_code_reader(chains(), faces, 8) is None
+    assert "says no attributes" in capsys.readouterr().out
+    assert fit_code_reader(chains(), FACES(split="train"), 8) is None
+    assert "tell no attribute apart" in capsys.readouterr().out
+
+
+def test_beneath_each_picture_stands_what_moves():
+    report = Counterfactual(**SHEET, pairs=[[0, 1]], alphas=[0, 1])
+    images = torch.stack([FACES(split="test")[i]["image"] for i in range(2)])
+    (line, *_), drawn = report.lines(tiny_pdae(STAGES)), images
+    assert report._captions(chains(), images, line, drawn) == [
+        *("stage 0 comes", "0", "1", "the other"),
     ]
-    assert bool(differ[0, 0]) == bool(truth[0] != truth[1])
-    assert not differ[0, 1]
+    report.reader = read_along(directions())
+    words = report._captions(chains(), images, line, drawn)
+    assert words[0].startswith("stage 0 comes")
+    assert words[1].split()[:1] + words[2].split()[:1] == ["0", "1"]
+    assert words[1].split()[1] in ("hat", "beard")
+    assert all(len(word) <= 20 for word in words)
 
 
 def test_parts_of_a_code():
@@ -161,7 +215,7 @@ def test_the_figures_and_tables_of_each_sheet():
     assert rows[0]["entries"] == 6
     assert figure.width > 4 * 128
     report = Counterfactual(**SHEET, pairs=[[0, 1]], alphas=[0, 1])
-    report.reader = directions()
+    report.reader, report.shown = read_along(directions()), FACES(split="test")
     _, rows = report.sheet(together, images)
     assert [(row["part"], row["attribute"]) for row in rows] == [
         (f"stage {stage}", name) for stage in (0, 1) for name in ("mean", "hat", "beard")

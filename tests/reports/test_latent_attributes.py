@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from diffdict.data.attributes import Attribute
-from diffdict.metrics.best_predictors import best_predictors
-from diffdict.metrics.explained_by_parts import CodedPictures, explained_by_parts
+from diffdict.metrics.attributes.best_predictors import best_predictors
+from diffdict.metrics.attributes.explained_by_parts import CodedPictures, explained_by_parts
 from diffdict.reports.latent_attributes import code_rows, predictor_rows
 from tests.inputs import normal
 

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
+from diffdict.backbones.imagenet.resnet import ResNet
 from diffdict.backbones.projectors import WIDTHS, make_projector
-from diffdict.backbones.resnet import ResNet
 from diffdict.errors import UserError
 from diffdict.representations.resnet import ResNetVector
 from tests.inputs import image

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader
 
-from diffdict.data.resumable import ResumableLoader
+from diffdict.data.batches.resumable import ResumableLoader
 from diffdict.run.counters import ExactCounters
 from diffdict.run.last_step import KeepLastStep
 from diffdict.run.stop import StopBetweenBatches

@@ -18,7 +18,7 @@ from diffdict.errors import UserError
 from diffdict.reports.concepts.compose import key_of
 from diffdict.reports.steering import SteeringPage
 from diffdict.tasks.causality import Causality
-from diffdict.tasks.controls import (
+from diffdict.tasks.interventions.controls import (
     Redirected,
     Strengthened,
     equal_factors,

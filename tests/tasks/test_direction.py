@@ -7,13 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from diffdict.backbones.code_backbone import CodeBackbone
+from diffdict.backbones.autoencoders.code_backbone import CodeBackbone
 from diffdict.data.attributes import Attribute
 from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 from diffdict.features.code_batches import CodeBatches
-from diffdict.metrics.attribute_precision import AttributePrecision
-from diffdict.results.directions import open_directions
+from diffdict.metrics.attributes.attribute_precision import AttributePrecision
+from diffdict.results.inputs.directions import open_directions
 from diffdict.tasks.direction import Direction
 from tests.tiny_pdae import tiny_pdae
 

@@ -12,7 +12,7 @@ import torch
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pixels import Pixels
 from diffdict.conditions.base import plain_rows
-from diffdict.conditions.rows_file import write_rows
+from diffdict.conditions.sources.rows_file import write_rows
 from diffdict.data.compared import ComparedPictures
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError

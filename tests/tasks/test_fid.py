@@ -15,7 +15,7 @@ from diffdict.data.compared import ComparedPictures
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
 from diffdict.metrics.frechet import Statistics
-from diffdict.results.feature_statistics import read_statistics, write_statistics
+from diffdict.results.inputs.feature_statistics import read_statistics, write_statistics
 from diffdict.tasks.fid import Fid
 
 SIDE = 8

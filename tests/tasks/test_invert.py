@@ -14,13 +14,13 @@ from PIL import Image
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.base import Pictures
 from diffdict.data.toy_faces import ToyFaces
-from diffdict.diffusion.inversion import picture_error
+from diffdict.diffusion.chains.inversion import picture_error
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert, ddpm
 from diffdict.errors import UserError
 from diffdict.reports.codes.chains import Chains
 from diffdict.reports.samples.round_trip import RoundTripReport
-from diffdict.results.stored_noise import StoredNoise, shard_name
+from diffdict.results.inputs.stored_noise import StoredNoise, shard_name
 from diffdict.tasks.invert import Invert, PicturesToInvert
 from diffdict.tasks.samples import SampleIndices, Samples
 from tests.tasks.test_samples import network

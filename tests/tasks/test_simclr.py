@@ -10,8 +10,8 @@ from torch import nn
 
 from diffdict.backbones.code_encoder import CodeEncoder
 from diffdict.backbones.resnet10 import ResNet10
-from diffdict.classifiers.simclr_heads import SimclrHeads
-from diffdict.classifiers.simsiam_heads import SimsiamHeads
+from diffdict.classifiers.views.simclr_heads import SimclrHeads
+from diffdict.classifiers.views.simsiam_heads import SimsiamHeads
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.data.view_images import ViewImages
 from diffdict.data.views import Views
@@ -19,7 +19,7 @@ from diffdict.errors import UserError
 from diffdict.tasks.simclr import Simclr
 from diffdict.tasks.simsiam import Simsiam
 from diffdict.training.joint_optimizer import JointOptimizer
-from diffdict.training.view_losses import negative_cosine, nt_xent, spread
+from diffdict.training.views.view_losses import negative_cosine, nt_xent, spread
 from tests.inputs import normal
 from tests.tasks.test_pdae import fit
 

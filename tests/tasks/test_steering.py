@@ -12,17 +12,17 @@ from torch import nn
 
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.sample_indices import SampleIndices
+from diffdict.diffusion.chains.pairs import window_level
 from diffdict.diffusion.objectives import Objective
-from diffdict.diffusion.pairs import window_level
 from diffdict.diffusion.samplers import ddim, ddpm
 from diffdict.errors import UserError
-from diffdict.results.class_latents import ClassLatents
+from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.sae import saelens
 from diffdict.sae.topk import TopK
+from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.samples import Samples
 from diffdict.tasks.steering import SteeredPairs
-from diffdict.tasks.studied_dictionary import StudiedDictionary
 from tests.tasks.test_samples import network
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

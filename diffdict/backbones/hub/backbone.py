@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffdict import checkpoints
+from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Block, Timestep, combined_sha256
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
 from diffdict.backbones.hub.captions import Captions
 from diffdict.backbones.hub.encode import TextEncoder
-from diffdict.backbones.hub.families import family_of
-from diffdict.backbones.hub.family import Setting
+from diffdict.backbones.hub.families.family import Setting
+from diffdict.backbones.hub.families.registry import family_of
+from diffdict.backbones.hub.families.unet2d import renamed_state
 from diffdict.backbones.hub.memory import plain_memory_errors, require_memory
 from diffdict.backbones.hub.pipeline_folder import (
     load_network,
@@ -28,8 +30,6 @@ from diffdict.backbones.hub.pipeline_folder import (
 from diffdict.backbones.hub.prompt import Prompt, check_prompt, read_embeddings
 from diffdict.backbones.hub.scheduler import process_of
 from diffdict.backbones.hub.taps import Tap, caught_maps
-from diffdict.backbones.hub.unet2d import renamed_state
-from diffdict.backbones.latents import LatentEncoder
 from diffdict.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from diffdict.backbones.hub.family import Family
+from diffdict.backbones.hub.families.family import Family
 from diffdict.errors import UserError
 from diffdict.files import human_bytes
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from diffdict.backbones.hub.families import family_of
-from diffdict.backbones.hub.family import Family
+from diffdict.backbones.hub.families.family import Family
+from diffdict.backbones.hub.families.registry import family_of
 from diffdict.backbones.hub.pipeline_folder import (
     network_folder,
     pipeline_folder,

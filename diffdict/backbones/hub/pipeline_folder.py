@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from diffdict.backbones.hub.family import Family, diffusers_class
+from diffdict.backbones.hub.families.family import Family, diffusers_class
 from diffdict.checkpoints.diffusers import STEM
 from diffdict.errors import UserError, one_line
 from diffdict.files import sha256

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from diffdict.backbones.hub.family import Family, diffusers_class
+from diffdict.backbones.hub.families.family import Family, diffusers_class
 from diffdict.diffusion.flow import Flow
 from diffdict.diffusion.pipeline import PipelineChain
 from diffdict.diffusion.process import Process

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Block
-from diffdict.backbones.hub.family import Family
+from diffdict.backbones.hub.families.family import Family
 from diffdict.errors import UserError
 
 TAPS = ("output", "input", "residual", "attention")

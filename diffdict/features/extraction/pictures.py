@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffdict.backbones.base import Block
 from diffdict.data.base import Pictures
-from diffdict.data.workers import end_with_parent
+from diffdict.data.batches.workers import end_with_parent
 from diffdict.errors import UserError
-from diffdict.features.stored_latents import StoredLatents
+from diffdict.features.store.stored_latents import StoredLatents
 
 
 class Chunk(NamedTuple):

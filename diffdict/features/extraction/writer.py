@@ -28,7 +28,7 @@ from diffdict.features.store import (
     store_path,
 )
 from diffdict.features.store.shards import ATTRIBUTES, LABEL, MASK, TORCH, ShardWriter, Stream
-from diffdict.features.stored_latents import StoredLatents
+from diffdict.features.store.stored_latents import StoredLatents
 
 INTEGER = {2: torch.int16, 4: torch.int32}  # by bytes
 BlockMaps = Mapping[Key, Float[Tensor, "batch _ _ _"]]

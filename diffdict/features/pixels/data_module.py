@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Int64, Integer
 from torch import Tensor
 
 from diffdict.bilinear.maps import NativeMaps
-from diffdict.data.resumable import ResumableLoader
+from diffdict.data.batches.resumable import ResumableLoader
 from diffdict.errors import UserError, at_least
 from diffdict.features.base import FeatureDataModule
 from diffdict.features.pixels.codes import CodedMaps, PixelMaps

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from diffdict.data.resumable import ResumableLoader
+from diffdict.data.batches.resumable import ResumableLoader
 from diffdict.errors import UserError, at_least, command
 from diffdict.features.base import FeatureDataModule
 from diffdict.features.locations import where

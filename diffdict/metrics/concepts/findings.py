@@ -13,7 +13,7 @@ from diffdict.metrics.concepts.activations import ActivationHistogram
 from diffdict.metrics.concepts.assignment import NONE, Choice, Report, best_class
 from diffdict.metrics.concepts.overlap import Counts, fit
 from diffdict.metrics.concepts.ranking import Ranking, average_precision
-from diffdict.metrics.timestep_parts import in_one_timestep, share_columns
+from diffdict.metrics.features.timestep_parts import in_one_timestep, share_columns
 
 Cell = str | int | float | bool | None
 BASELINES = ("random", "permuted", "channels", "pca")

@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32
 from rich.progress import track
 from torch import Tensor
 
-from diffdict.features.pooled_codes import PIECE, POOLED
+from diffdict.features.codes.pooled_codes import PIECE, POOLED
 from diffdict.features.sources import Source
 from diffdict.metrics.concepts.assignment import random_directions
 from diffdict.sae.base import Sae

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from diffdict.errors import UserError
-from diffdict.features.code_parts import CODE
+from diffdict.features.codes.code_parts import CODE
 from diffdict.features.store import FeatureStore, store_path
 
 

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser
 from diffdict.backbones.denoiser import Given
 from diffdict.backbones.pdae import Pdae
-from diffdict.backbones.pdae_denoiser import PdaeDenoiser
-from diffdict.diffusion.inversion import PICTURE_LEVEL, steps_one_way
+from diffdict.diffusion.chains.inversion import PICTURE_LEVEL, steps_one_way
 from diffdict.diffusion.objectives import Net, Objective
 from diffdict.diffusion.samplers import ddim, ddim_invert
 from diffdict.diffusion.schedules import Respacing
@@ -33,6 +33,11 @@ class Chains:
             "respacing": respacing,
             "clip_denoised": clip_denoised,
         }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.pdae.parameters()).device
 
     @torch.no_grad()
     def codes(self, images: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n code"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from diffdict.backbones.code_backbone import part_entries
+from diffdict.backbones.autoencoders.code_backbone import part_entries
 from diffdict.backbones.pdae import Pdae
 from diffdict.errors import UserError
 

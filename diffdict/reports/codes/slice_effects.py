@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffdict.data.base import Pictures
-from diffdict.results.directions import Directions
+from diffdict.reports.codes.code_reader import CodeReader
 from diffdict.results.tables import Row
 
 
@@ -60,24 +60,26 @@ def effect_rows(
 
 
 def pair_differences(
-    pictures: Pictures | None,
+    pictures: Pictures,
     pairs: Sequence[tuple[int, int]],
-    reader: Directions,
+    reader: CodeReader,
     begin: Float[Tensor, "pairs attributes"],
     end: Float[Tensor, "pairs attributes"],
 ) -> tuple[Bool[Tensor, "pairs attributes"], Bool[Tensor, "pairs attributes"]]:
     """In which attributes the two of each pair differ, and in which they are alike.
 
-    As the set says it; of attributes that it does not know, as the probe reads them.
+    As the set says it; of attributes that it does not know, as they are read. Numbers differ from
+    one deviation on, and are alike up to half of one.
     """
-    first, second = (begin > 0).float(), (end > 0).float()
-    known = {} if pictures is None else {one.name: i for i, one in enumerate(pictures.attributes)}
+    sides = [torch.where(reader.binary, (x > reader.cutoffs).float(), x) for x in (begin, end)]
+    known = {one.name: column for column, one in enumerate(pictures.attributes)}
     if known:
         truth = torch.stack(
             [torch.stack([pictures.labels(i)["attributes"] for i in pair]) for pair in pairs]
         )
         for column, name in enumerate(reader.names):
             if name in known:
-                first[:, column], second[:, column] = truth[:, :, known[name]].unbind(1)
-    told = first.isfinite() & second.isfinite()
-    return told & (first != second), told & (first == second)
+                sides[0][:, column], sides[1][:, column] = truth[:, :, known[name]].unbind(1)
+    apart = (sides[0] - sides[1]).abs()  # NaN where unknown: neither
+    least = torch.where(reader.binary, 0.5, reader.deviation)
+    return apart > least, apart <= least / 2

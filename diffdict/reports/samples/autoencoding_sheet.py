@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffdict import files
-from diffdict.backbones.autoencode import (
+from diffdict.backbones.autoencoders.autoencode import (
     check_drawn,
     draw_ancestral,
     draw_with_codes,

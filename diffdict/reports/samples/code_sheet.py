@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffdict import files
-from diffdict.backbones.autoencode import draw_with_codes, start_noise
+from diffdict.backbones.autoencoders.autoencode import draw_with_codes, start_noise
 from diffdict.backbones.pdae import Pdae
 from diffdict.errors import at_least
 from diffdict.reports.drawing.colours import as_bytes

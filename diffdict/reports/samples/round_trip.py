@@ -16,12 +16,12 @@ from PIL import Image
 
 from diffdict import files
 from diffdict.data.base import Pictures
-from diffdict.diffusion.inversion import psnr
+from diffdict.diffusion.chains.inversion import psnr
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.figure import FigureRow, Scale, draw_figure
 from diffdict.reports.drawing.overlay import ladder
-from diffdict.results.stored_noise import StoredNoise
+from diffdict.results.inputs.stored_noise import StoredNoise
 from diffdict.results.tables import Cell, as_csv, print_rows
 
 COLUMNS = ("picture", "noise", "back", "difference")

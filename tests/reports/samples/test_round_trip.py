@@ -17,8 +17,8 @@ from diffdict.reports.samples.round_trip import (
     spoken_facts,
     summary,
 )
-from diffdict.results.stored_noise import RECORD, StoredNoise, shard_name
-from tests.results.test_stored_noise import FACTS
+from diffdict.results.inputs.stored_noise import RECORD, StoredNoise, shard_name
+from tests.results.inputs.test_stored_noise import FACTS
 
 OFF = 8  # bytes that the second picture back is too bright by
 

@@ -1,0 +1,1 @@
+"""One file for each class of diffusers' networks, and what all of them share."""

@@ -1,0 +1,1 @@
+"""What networks trained on ImageNet share: ResNets, their colours, and LPIPS."""

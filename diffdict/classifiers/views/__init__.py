@@ -1,0 +1,1 @@
+"""Heads above an encoder that learns from two views of a picture."""

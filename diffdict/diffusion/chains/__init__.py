@@ -1,0 +1,1 @@
+"""Chains of pictures: into noise and back, with and without a change, between two pictures."""

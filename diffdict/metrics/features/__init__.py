@@ -1,0 +1,1 @@
+"""What features are like, before and beside a dictionary."""

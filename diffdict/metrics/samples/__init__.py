@@ -1,0 +1,1 @@
+"""What drawn samples are worth as a set."""

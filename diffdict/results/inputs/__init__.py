@@ -1,0 +1,1 @@
+"""What later runs take from disk: latents, directions, noise, statistics, weights."""

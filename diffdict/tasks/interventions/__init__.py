@@ -1,0 +1,1 @@
+"""Changes of networks while they draw: what is changed, its controls, chains, and who judges."""

@@ -1,0 +1,1 @@
+"""Samples as a set: the folder in which they lie, and what they keep of their sources."""
