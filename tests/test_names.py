@@ -62,7 +62,6 @@ SHARED_FILES = {  # file names that stand in several rooms
     "geometry": "`task=geometry`, and its mathematics",
     "interpolation": "between pictures, by noise or codes; and the condition, between vectors",
     "grid": "`report=grid`, and a grid of settings of dictionaries",
-    "names": "`report=names`, and the names that a page exports",
     "matching": "of dictionaries' latents, and of rows and columns",
     "load": "loads a checkpoint, loads a dictionary",
     "pictures": "of a data set, in extraction, `condition=`; and the path that configs of 0.1 hold",

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffdict.metrics.detection import Detection, detect, detection_auc
+from diffdict.metrics.concepts.detection import Detection, detect, detection_auc
 from diffdict.reports.drawing.canvas import write_png
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.latent_names.crops import Crop, Cutter

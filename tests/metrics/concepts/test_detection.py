@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffdict.metrics.detection import detect, detection_auc
+from diffdict.metrics.concepts.detection import detect, detection_auc
 
 
 def test_the_area_is_the_share_of_pairs_in_order():
