@@ -101,6 +101,8 @@ def nothing_is_left_behind() -> Iterator[None]:
     for name in set(os.environ) - set(before["os.environ"]):
         if name.startswith(OF_LIBRARIES):
             del os.environ[name]
+    for thread in state()["threads"] - before["threads"]:
+        thread.join(10)  # of a pool that was told to end, and needs a moment
     after = state()
     changed = [name for name in before if after[name] != before[name]]
     said = "; ".join(f"{name}: {_difference(before[name], after[name])}" for name in changed)
