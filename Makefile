@@ -2,6 +2,7 @@
 # make test    install into .venv, then the whole suite, JOBS=2 processes (pages need a Chromium, and are left out without)
 # make faults  kills, flips, full disks, several ranks
 # make lint    style, arrows between rooms, lengths
+# make results the README's figures of drawn faces again, three seeds each
 # make bench   every claim of speed as a ratio in one run
 # make setup   .venv alone
 # make saelens .venv-saelens alone: SAELens, which the suite checks exports against
@@ -17,7 +18,7 @@ CHROMIUM ?= $(shell for name in chromium chromium-browser google-chrome chrome; 
 WITHOUT := $(if $(CHROMIUM),, and not browser)
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: setup saelens demo test faults lint bench clean
+.PHONY: setup saelens demo test faults lint results bench clean
 
 setup: $(STAMP)
 
@@ -58,6 +59,9 @@ lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m pytest tests/test_layers.py
+
+results: $(STAMP)
+	$(PY) tests/readme_figures.py
 
 bench: $(STAMP) $(LENS_STAMP)
 	@for script in tests/benchmarks/*.py; do head -1 $$script; $(PY) $$script || exit 1; done

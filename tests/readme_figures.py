@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-FACES = "dataset.train_pictures=400 dataset.test_pictures=250 noise.shared=false"
 PREPARATIONS = {  # the commands before, which no seed changes
     "concepts": ("extract.py dataset.name=toy_faces_500 dataset.train_pictures=500 block=3",),
     "segmentation": (
@@ -34,8 +33,6 @@ RUNS = {  # a name, and the command that measures
     "dataset.test_pictures=200",
     "colour and position": "train.py task=pixel_mlp_modern backbone=pixels data.source=live "
     "dataset.test_pictures=200",
-    "presence": f"evaluate.py task=probe_sweep target=presence timestep=[10] block=[2] {FACES}",
-    "attributes": f"evaluate.py task=probe_sweep target=attributes timestep=[10] block=[2] {FACES}",
 }
 
 
