@@ -75,7 +75,8 @@ def run(command: str) -> None:
 def row(figure: Figure, values: list[float]) -> list[str]:
     """What the README says, what was measured, and whether it moved."""
     mean, own = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    moved = abs(mean - figure.mean) > 2 * max(own, figure.deviation, 0.0005)
+    deviation = max(own, figure.deviation)
+    moved = deviation > 0 and abs(mean - figure.mean) > 2 * deviation
     said, came = f"{figure.mean:.3f}", f"{mean:.3f} ± {own:.3f}"
     return [figure.said, said, came, str(len(values)), "moved" if moved else ""]
 

@@ -198,8 +198,8 @@ class Plain(Lamps):
         ({"attribute": "hat"}, "model.attribute=hat is none of lamps: there are third, sum"),
         ({"attribute": "sum"}, "sum of lamps are numbers"),
         ({"attribute": "never"}, "all agree about never"),
-        ({"dims": 0}, "wanted lies in 1..8"),
-        ({"dims": 9}, "wanted lies in 1..8, the entries that there are, got 9"),
+        ({"dims": 0}, "A mask keeps 1 to 8 entries, got 0"),
+        ({"dims": 9}, "A mask keeps 1 to 8 entries, got 9: model.dims=null takes all"),
         ({"draw": "any"}, "model.draw is likeliest or published, got 'any'"),
     ],
 )
