@@ -131,5 +131,5 @@ def _read(path: Path, keys: Sequence[str]) -> dict:
 
 
 def _write(path: Path, content: dict) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = files.json_text(content, indent=1, ensure_ascii=False)
     files.write_atomic(path, text.encode())
