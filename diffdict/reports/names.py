@@ -179,6 +179,8 @@ def _write_names(sae: Sae, rows: Sequence[Row], folder: Path) -> None:
     """The table, and the names as `report=dashboard names=` reads them."""
     files.write_atomic(folder / "names.csv", as_csv(rows).encode())
     names = {str(row["latent"]): row["name"] for row in rows}
-    text = files.json_text({"dictionary": key_of(sae), "names": names}, indent=1, ensure_ascii=False)
+    text = files.json_text(
+        {"dictionary": key_of(sae), "names": names}, indent=1, ensure_ascii=False
+    )
     files.write_atomic(folder / "names.json", text.encode())
     print(f"names: {folder / 'names.csv'}: {mean_detection(rows)}")
