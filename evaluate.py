@@ -7,11 +7,13 @@ from diffdict.cli.door import door
 
 @door
 def evaluate(cfg: DictConfig) -> float | None:
-    from diffdict.cli.evaluated import report_on, subject
+    from diffdict.cli.evaluated import subject
 
     works_on = subject(cfg)
     if works_on == "runs":
-        return report_on(cfg)
+        from diffdict.run.compare import compare
+
+        return compare(cfg)
     from diffdict.run.build import build  # torch waits until here: --help stays quick
     from diffdict.run.close import close
     from diffdict.run.facts.dictionary_facts import with_dictionary

@@ -17,6 +17,7 @@ from diffdict.diffusion.chains.pairs import Branch, draw_pairs, level_of, redraw
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import noiseless, own_noise
 from diffdict.errors import UserError, at_least
+from diffdict.features.codes.studied_dictionary import StudiedDictionary
 from diffdict.features.noise import Noise
 from diffdict.features.normalisation import carded_normalisation
 from diffdict.features.one_picture import OnePicture, open_picture
@@ -25,7 +26,6 @@ from diffdict.features.tokens.pool import LivePool
 from diffdict.sae.base import Sae
 from diffdict.sae.card import read_dictionary
 from diffdict.sae.sparse import Codes
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 STEPS, LEVEL = 50, 400  # of a chain that steers; the timestep to which a picture is inverted
 PictureInput = str | Path | Image.Image | Tensor  # a tensor is [3, side, side] in [-1, 1]

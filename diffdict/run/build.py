@@ -15,12 +15,12 @@ from diffdict.errors import UserError
 from diffdict.results.naming import labels_of_run
 from diffdict.results.record import KeepResults
 from diffdict.run.advice import advised, advising
-from diffdict.run.counters import ExactCounters
 from diffdict.run.instantiate import arguments, drop_unset, make
+from diffdict.run.interruption.counters import ExactCounters
+from diffdict.run.interruption.stop import StopBetweenBatches
+from diffdict.run.interruption.whole import WholeCheckpoints
 from diffdict.run.rewrite import wrap_foreign_backbone
-from diffdict.run.stop import StopBetweenBatches
 from diffdict.run.validate import check_networks_apart, check_same_run, validate_config
-from diffdict.run.whole import WholeCheckpoints
 
 # Lightning asks for a loader's state_dict; ours keep their place in the data module
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from diffdict.backbones.base import Backbone
 from diffdict.diffusion.samplers import own_noise
 from diffdict.errors import UserError
+from diffdict.features.codes.studied_dictionary import StudiedDictionary, open_studied
 from diffdict.metrics.matching import CodeCorrelation, MatchedLatents, matched_latents
 from diffdict.results.tables import Row
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary, open_studied
 from diffdict.tasks.substitution import check_encoding
 
 SAME, OTHER = "same", "other"  # codes at the same places; of other pictures

@@ -18,6 +18,7 @@ from diffdict.diffusion.chains.inversion import picture_error, psnr
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
+from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.metrics.losses.damage import Damage, DamageFigures
 from diffdict.reports.subjects import SteeredDictionary, SteeredStrip
 from diffdict.results.inputs.class_latents import ClassLatents
@@ -48,7 +49,6 @@ from diffdict.tasks.interventions.effect_rows import (
 )
 from diffdict.tasks.interventions.judge import Judge, JudgedPictures, Opener, open_judges
 from diffdict.tasks.interventions.strips import StripGrid, draw_strip, equal_windows
-from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.labeller import PictureLabeller
 from diffdict.tasks.substitution import check_encoding
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from diffdict.backbones.base import Backbone, Block
 from diffdict.diffusion.samplers import own_noise
 from diffdict.errors import UserError, at_least
+from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.features.locations import Timesteps, listed
 from diffdict.metrics.concepts.ranking import token_labels
 from diffdict.metrics.excess import Excess
 from diffdict.metrics.reliability import Reliability
 from diffdict.metrics.sparsity import Sparsity
 from diffdict.results.tables import Row
-from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.substitution import check_encoding
 
 

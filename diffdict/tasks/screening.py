@@ -19,6 +19,7 @@ from diffdict.diffusion.objectives import Objective, interpret
 from diffdict.diffusion.samplers import own_noise
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
+from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.metrics.attributes.rank_correlation import spearman
 from diffdict.metrics.concepts.ranking import token_labels
 from diffdict.metrics.effects import FEWEST, Effects
@@ -27,7 +28,6 @@ from diffdict.results.tables import Row
 from diffdict.tasks.causality import check_same_classes
 from diffdict.tasks.interventions.chains import EditedChains
 from diffdict.tasks.interventions.judge import NEAR, Opener, check_labeller
-from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.lifetimes import TokenOverlap
 from diffdict.tasks.substitution import check_encoding
 

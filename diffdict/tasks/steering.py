@@ -32,6 +32,7 @@ from diffdict.diffusion.chains.pairs import (
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
+from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.inputs.class_latents import ClassLatents
@@ -44,7 +45,6 @@ from diffdict.tasks.interventions.changes import (
 )
 from diffdict.tasks.interventions.judge import Opener
 from diffdict.tasks.interventions.region import Region
-from diffdict.tasks.interventions.studied_dictionary import open_studied
 from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
 
 RECORD = "steering.json"

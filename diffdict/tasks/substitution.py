@@ -19,10 +19,10 @@ from diffdict.diffusion.objectives import Objective, interpret
 from diffdict.diffusion.samplers import own_noise
 from diffdict.diffusion.schedules import Schedule
 from diffdict.errors import UserError, at_least
+from diffdict.features.codes.studied_dictionary import StudiedDictionary, open_studied
 from diffdict.features.locations import Timesteps, listed
 from diffdict.metrics.substitution import VARIANTS, Substitution, SubstitutionFigures
 from diffdict.results.tables import Row
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary, open_studied
 
 QUANTITIES = ("eps", "x0")
 MEAN, RANDOM = 1, 2  # after the seed: whose noise

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from diffdict.data.batches.resumable import ResumableLoader
-from diffdict.run.counters import ExactCounters
-from diffdict.run.last_step import KeepLastStep
-from diffdict.run.stop import StopBetweenBatches
+from diffdict.run.interruption.counters import ExactCounters
+from diffdict.run.interruption.last_step import KeepLastStep
+from diffdict.run.interruption.stop import StopBetweenBatches
 
 
 class Numbers(ResumableLoader[torch.Tensor]):

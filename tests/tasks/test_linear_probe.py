@@ -14,7 +14,7 @@ from diffdict.data.base import Pictures
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
 from diffdict.features.probe_images import ProbeImages
-from diffdict.run.counters import ExactCounters
+from diffdict.run.interruption.counters import ExactCounters
 from diffdict.tasks.linear_probe import LinearProbe
 
 SIDE, NAMES = 8, ["red", "green", "blue"]

@@ -14,7 +14,7 @@ from diffdict.errors import UserError
 from diffdict.features.noise import Noise
 from diffdict.features.passes import Passes
 from diffdict.features.probe_images import ProbeImages
-from diffdict.run.counters import ExactCounters
+from diffdict.run.interruption.counters import ExactCounters
 from diffdict.tasks.noisy_classifier import (
     NoisyClassifier,
     measured_timesteps,

@@ -16,10 +16,10 @@ from diffdict.diffusion.chains.pairs import window_level
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import ddim, ddpm
 from diffdict.errors import UserError
+from diffdict.features.codes.studied_dictionary import StudiedDictionary
 from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.sae import saelens
 from diffdict.sae.topk import TopK
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 from diffdict.tasks.labeller import Labeller
 from diffdict.tasks.samples import Samples
 from diffdict.tasks.steering import SteeredPairs

@@ -17,7 +17,7 @@ from diffdict.diffusion.chains.pairs import level_of, window_level
 from diffdict.diffusion.objectives import Objective, denoising_losses
 from diffdict.diffusion.samplers import ddim, ddim_invert, length, own_noise
 from diffdict.errors import UserError
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
+from diffdict.features.codes.studied_dictionary import StudiedDictionary
 
 NOISED = 3  # after the seed: whose noise is put on what was drawn
 

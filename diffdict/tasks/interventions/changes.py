@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffdict.errors import UserError
+from diffdict.features.codes.studied_dictionary import StudiedDictionary
 from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.sae.steering import HOW, check_latents
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 
 class Change(NamedTuple):

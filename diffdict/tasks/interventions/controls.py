@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from diffdict.data.base import Pictures
 from diffdict.diffusion.samplers import own_noise
 from diffdict.errors import UserError
+from diffdict.features.codes.studied_dictionary import StudiedDictionary
 from diffdict.metrics.concepts.ranking import token_labels
-from diffdict.tasks.interventions.studied_dictionary import StudiedDictionary
 
 Edit = Callable[[Tensor, Tensor], Tensor]  # (a block's map, timesteps [batch]) → its new map
 TINY = 1e-12  # a share of a picture's change below which there is none to equal

@@ -21,7 +21,7 @@ from diffdict.features.extraction.writer import FeatureWriter
 from diffdict.features.noise import Noise
 from diffdict.features.sources import LiveSource, StoredSource
 from diffdict.features.store import FeatureStore
-from diffdict.run.stop import StopBetweenBatches
+from diffdict.run.interruption.stop import StopBetweenBatches
 from diffdict.tasks.features import Features
 
 

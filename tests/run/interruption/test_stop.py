@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from diffdict.run.stop import StopBetweenBatches
+from diffdict.run.interruption.stop import StopBetweenBatches
 from tests.processes import in_processes
 
 

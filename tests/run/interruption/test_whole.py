@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffdict.errors import UserError
-from diffdict.run.whole import WholeCheckpoints
+from diffdict.run.interruption.whole import WholeCheckpoints
 
 
 def test_nothing_goes_by_the_system_s_temporary_folder(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from diffdict.results.record import KeepResults
-from diffdict.run.last_step import KeepLastStep
+from diffdict.run.interruption.last_step import KeepLastStep
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # full folders, no pictures
 

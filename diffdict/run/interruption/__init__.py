@@ -1,0 +1,1 @@
+"""What lets a run be stopped at any moment and go on as if it never was."""
