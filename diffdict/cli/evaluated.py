@@ -10,6 +10,7 @@ MEASURED = (
     *("probe_sweep", "geometry", "doctor", "fid"),  # networks
     "faithfulness",  # samples
     *("substitution", "causality", "lifetimes", "screening", "alignment"),  # dictionaries
+    "sparse_probe",
 )
 
 

@@ -67,8 +67,8 @@ def test_pictures_are_steered_that_there_are(learned, capfd):
     assert "holds other samples" in again.lines[-1]
 
 
-def test_substitution_and_lifetimes_take_the_dictionarys_facts(learned, capfd):
-    for task in ("substitution", "lifetimes"):
+def test_what_studies_a_dictionary_takes_its_facts(learned, capfd):
+    for task in ("substitution", "lifetimes", "sparse_probe"):
         words = [f"task={task}", "dictionary=run", *FACES, "data.num_workers=0"]
         words += [f"hydra.run.dir={task}"] + (["draws=2"] if task == "lifetimes" else [])
         closed = open_door("evaluate", [*QUIET, *words], learned, capfd)
@@ -76,8 +76,8 @@ def test_substitution_and_lifetimes_take_the_dictionarys_facts(learned, capfd):
         results = json.loads((learned / task / "results.json").read_text())
         assert results["config"]["block"] == 1
         assert results["config"]["timestep"] == 50
-        name = {"substitution": "substitution", "lifetimes": "timesteps"}[task]
-        assert results["tables"][name][0]["timestep"] == 50
+        name = "timesteps" if task == "lifetimes" else task
+        assert results["tables"][name][0].get("timestep", 50) == 50
         assert (learned / task / f"{name}.csv").is_file()
 
 
