@@ -39,7 +39,7 @@ class Stages(CodeReport):
             opened = opened.clone()
             opened[:, part.entries] = codes[:, part.entries]
             prefixes.append(opened)
-        bare = chains.draw(noise, codes, lambda net: lambda x, t: chains.net(x, t))
+        bare = chains.draw(noise, codes, lambda _: lambda x, t: chains.net(x, t))
         stage = chains.draw(noise.repeat(len(order), 1, 1, 1), torch.cat(prefixes))
         stage = torch.cat([bare[None], stage.unflatten(0, (len(order), len(images)))])
         check_finite_pictures(stage.flatten(0, 1), self.word)
