@@ -22,10 +22,10 @@ def at_least(least: int, node: str, **values: int | None) -> None:
 
 def one_line(error: BaseException) -> str:
     """The error as a single line of text; of a loader's worker what it said, not where."""
-    said = str(error)
-    if said.startswith("Caught ") and "Original Traceback" in said:
-        said = re.split(r"\n(?:\w+\.)+\w*Error: ", said)[-1]
-    return " ".join(said.split()) or type(error).__name__
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = re.split(r"\n(?:\w+\.)+\w*Error: ", text)[-1]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def override(key: str, value: object) -> str:
@@ -47,13 +47,13 @@ def _value(value: object) -> str:
         return "{" + ",".join(f"{key}:{_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, Iterable) and not isinstance(value, str):
         return "[" + ",".join(map(_value, value)) + "]"
-    said = str(value)
-    plain = re.fullmatch(r"[A-Za-z_./][\w./+-]*", said, re.ASCII)
+    text = str(value)
+    plain = re.fullmatch(r"[A-Za-z_./][\w./+-]*", text, re.ASCII)
     if isinstance(value, int | float):
-        return said
-    if plain and said.lower() not in ("null", "true", "false", "nan", "inf"):
-        return said
-    return "'" + re.sub(r"(\\*)('|$)", _escaped, said) + "'"
+        return text
+    if plain and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return text
+    return "'" + re.sub(r"(\\*)('|$)", _escaped, text) + "'"
 
 
 def _escaped(match: re.Match) -> str:

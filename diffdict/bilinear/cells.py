@@ -149,9 +149,9 @@ def _runs(tokens: int, pixels: int) -> Iterator[PixelRun]:
     start = 0
     for length in before.unique_consecutive(return_counts=True)[1].tolist():
         first, stop = int(before[start]), start + length
-        own = shares[start:stop]
-        if first == tokens - 1 or not own.any():  # beyond the last token, or right on this one
+        part = shares[start:stop]
+        if first == tokens - 1 or not part.any():  # beyond the last token, or right on this one
             yield PixelRun(first, first, start, [0.0] * length)
         else:
-            yield PixelRun(first, first + 1, start, own.tolist())
+            yield PixelRun(first, first + 1, start, part.tolist())
         start = stop

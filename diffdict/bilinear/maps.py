@@ -104,8 +104,8 @@ class NativeMaps:
 
     def picture(self, index: int) -> "NativeMaps":
         """The maps of one picture, without a copy."""
-        own = {grid: tokens[index : index + 1] for grid, tokens in self.groups.items()}
-        return NativeMaps(own, self.places, self.size)
+        groups = {grid: tokens[index : index + 1] for grid, tokens in self.groups.items()}
+        return NativeMaps(groups, self.places, self.size)
 
     def images(self) -> list[Float[Tensor, "pictures _ _ _"]]:
         """Every map as an image, a view: for layers that are applied before upsampling."""
@@ -149,14 +149,14 @@ class NativeMaps:
         Tokens are multiplied and what comes of them is upsampled: both are linear, they commute.
         """
         height, width = self.size
-        seen = [self._multiplied(grid, index, weight) for grid in self.groups]
-        across = torch.cat([upsampling(x.shape[1], width, x.device) for x in seen], dim=1)
+        products = [self._multiplied(grid, index, weight) for grid in self.groups]
+        across = torch.cat([upsampling(x.shape[1], width, x.device) for x in products], dim=1)
         tiles = [(tile, tile.any(0).nonzero()[:, 0]) for tile in across.split(TILE)]
         tiles = [(tile[:, used], used) for tile, used in tiles]
         step = max(1, chunk // width)
         for start in range(0, height, step):
             y = torch.arange(start, min(start + step, height), device=across.device)
-            rows = torch.cat([_upsampled_rows(x, y, height) for x in seen], dim=1)
+            rows = torch.cat([_upsampled_rows(x, y, height) for x in products], dim=1)
             out = torch.cat([tile @ rows[:, used] for tile, used in tiles], dim=1)
             yield slice(start * width, (start + len(y)) * width), out.flatten(0, 1)
 
@@ -165,10 +165,10 @@ class NativeMaps:
     ) -> Float[Tensor, "height width out"]:
         """The tokens of one grid times the columns of `weight` that are theirs, in float32."""
         tokens = self.groups[grid][index]
-        own = torch.cat([weight[:, p.pixel] for p in self.places if p.grid == grid], dim=1)
+        columns = torch.cat([weight[:, p.pixel] for p in self.places if p.grid == grid], dim=1)
         out = torch.empty(len(tokens), len(weight), device=tokens.device)
         for i in range(0, len(tokens), 2048):  # so many in float32 at once
-            torch.mm(tokens[i : i + 2048].float(), own.T, out=out[i : i + 2048])
+            torch.mm(tokens[i : i + 2048].float(), columns.T, out=out[i : i + 2048])
         return out.view(*grid, -1)
 
     def _blend(

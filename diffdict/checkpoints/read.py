@@ -135,8 +135,8 @@ def _read_torch(path: Path) -> object:
 def _damaged(path: Path, what: str, error: Exception) -> str:
     why = one_line(error).removeprefix("PytorchStreamReader failed ")
     if "Weights only load failed" in why:
-        _, told, why = why.partition("WeightsUnpickler error: ")
-        why = why.partition(" Check the doc")[0] if told else "its bytes are no pickle of torch's"
+        _, mark, why = why.partition("WeightsUnpickler error: ")
+        why = why.partition(" Check the doc")[0] if mark else "its bytes are no pickle of torch's"
     return (
         f"{path} is no whole {what}: {why.partition('. ')[0].rstrip('.')[:160]}. "
         f"It was cut or damaged, or it is something else: fetch or save it again."

@@ -47,8 +47,8 @@ class EpochChoice(nn.Module):
 
     def row(self, cell: int, rate: int) -> dict[str, int | float]:
         """For a table: which epoch was kept, and the best of the test if it was looked at."""
-        found: dict[str, int | float] = {"epoch": int(self.held_out_epoch[cell, rate])}
+        row: dict[str, int | float] = {"epoch": int(self.held_out_epoch[cell, rate])}
         if not self.test[cell, rate].isnan():
-            found["best_test_epoch"] = int(self.test_epoch[cell, rate])
-            found["best_test_figure"] = float(self.test[cell, rate])
-        return found
+            row["best_test_epoch"] = int(self.test_epoch[cell, rate])
+            row["best_test_figure"] = float(self.test[cell, rate])
+        return row

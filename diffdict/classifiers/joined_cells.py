@@ -17,20 +17,20 @@ class JoinedCells:
 
     def __init__(self, cells: Sequence[Stream], names: str | Sequence[str]) -> None:
         """`names`: t0011-b06 and so on, or `all`."""
-        known = [cell.name for cell in cells]
-        asked = known if names == "all" else [names] if isinstance(names, str) else list(names)
-        if absent := [name for name in asked if name not in known]:
+        every = [cell.name for cell in cells]
+        subset = every if names == "all" else [names] if isinstance(names, str) else list(names)
+        if absent := [name for name in subset if name not in every]:
             raise UserError(
-                f"model.joined names {absent[0]}, and the probe looks at {_few(known)}: choose of "
+                f"model.joined names {absent[0]}, and the probe looks at {_few(every)}: choose of "
                 "these, model.joined=all, or say more timestep= and block="
             )
-        if len(set(asked)) < 2:
+        if len(set(subset)) < 2:
             raise UserError(
-                f"model.joined puts two cells or more together, got {_few(asked) or 'none'}: "
+                f"model.joined puts two cells or more together, got {_few(subset) or 'none'}: "
                 "model.joined=all, with several in timestep= or block="
             )
-        self.members = [place for place, name in enumerate(known) if name in asked]
-        self.names = [known[place] for place in self.members]
+        self.members = [place for place, name in enumerate(every) if name in subset]
+        self.names = [every[place] for place in self.members]
         channels = sum(cells[place].channels for place in self.members)
         self.cell = Stream(channels, 1, 1, "fp32", None, JOINED)
 

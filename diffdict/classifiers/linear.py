@@ -25,7 +25,7 @@ class LinearHeads(nn.Module):
         super().__init__()
         self.widths, self.classes = list(widths), classes
         self.cells = {  # by width, which cells have it
-            width: [cell for cell, own in enumerate(widths) if own == width]
+            width: [cell for cell, cell_width in enumerate(widths) if cell_width == width]
             for width in dict.fromkeys(widths)
         }
         self.own = nn.ModuleList(
@@ -61,9 +61,9 @@ class LinearHeads(nn.Module):
         scores: list[Tensor | None] = [None] * len(self.widths)
         for width, cells in self.cells.items():
             x = torch.stack([vectors[cell] for cell in cells])
-            told = torch.stack([heads[str(width)](x) for heads in self.own], dim=1)
+            answers = torch.stack([heads[str(width)](x) for heads in self.own], dim=1)
             for member, cell in enumerate(cells):
-                scores[cell] = told[member]
+                scores[cell] = answers[member]
         return torch.stack(scores)
 
 

@@ -55,9 +55,9 @@ class Norm(nn.Module):
         members, batch, width = x.shape
         if self.training:
             self.num_batches_tracked += 1
-        own = (self.running_mean, self.running_var, self.weight, self.bias)
+        state = (self.running_mean, self.running_var, self.weight, self.bias)
         flat = x.transpose(0, 1).reshape(batch, -1)
-        y = F.batch_norm(flat, *(t.view(-1) for t in own), self.training, self.momentum, self.eps)
+        y = F.batch_norm(flat, *(t.view(-1) for t in state), self.training, self.momentum, self.eps)
         return y.view(batch, members, width).transpose(0, 1)
 
     def line(self) -> tuple[Float[Tensor, "members width"], Float[Tensor, "members width"]]:
@@ -117,8 +117,8 @@ class Ensemble(nn.Module):
     @property
     def shape(self) -> dict[str, int | list[int]]:
         """What an ensemble must be to hold the same state."""
-        own = {"members": self.members, "d_in": self.d_in, "num_classes": self.num_classes}
-        return {**own, "hidden": list(self.hidden)}
+        sizes = {"members": self.members, "d_in": self.d_in, "num_classes": self.num_classes}
+        return {**sizes, "hidden": list(self.hidden)}
 
     @property
     def steps(self) -> Int64[Tensor, " members"]:
@@ -209,9 +209,9 @@ def _misfit(source: str, ours: Mapping, theirs: Mapping) -> str:
     """Why a classifier cannot be a member."""
     first, last = "layers.0.weight", list(ours)[-1]
     if set(ours) != set(theirs) or len(theirs[first]) != 2:
-        kept = ", ".join(list(theirs)[:4])
+        keys = ", ".join(list(theirs)[:4])
         return (
-            f"{source} is no pixel classifier with {len(ours)} entries like {first}: it has {kept}"
+            f"{source} is no pixel classifier with {len(ours)} entries like {first}: it has {keys}"
         )
     return (
         f"{source} takes pixels of {theirs[first][1]} dimensions to {theirs[last][0]} classes, by "
@@ -224,20 +224,20 @@ def classifier_files(classifiers: str | Sequence[str], members: int) -> list[Pat
     """Those of a list, or of a folder of published classifiers the first so many by number."""
     if not isinstance(classifiers, str):
         return [Path(file) for file in classifiers]
-    found = _by_number(classifiers)
-    if len(found) < members:
+    files = _by_number(classifiers)
+    if len(files) < members:
         raise UserError(
-            f"model.classifiers={classifiers} holds {len(found)}, model.members={members} asks for "
-            f"more: model.members={len(found)}"
+            f"model.classifiers={classifiers} holds {len(files)}, model.members={members} asks for "
+            f"more: model.members={len(files)}"
         )
-    return found[:members]
+    return files[:members]
 
 
 def _by_number(classifiers: str) -> list[Path]:
-    found = list(Path(classifiers).glob("model_*.pth"))
-    if not found:
+    files = list(Path(classifiers).glob("model_*.pth"))
+    if not files:
         raise UserError(
             f"model.classifiers={classifiers} holds no model_0.pth: name the folder that the "
             f"classifiers lie in, or a list of files"
         )
-    return sorted(found, key=lambda file: (len(file.stem), file.stem))
+    return sorted(files, key=lambda file: (len(file.stem), file.stem))

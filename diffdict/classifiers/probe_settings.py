@@ -42,5 +42,5 @@ def _few(value: object) -> str:
     """For a sentence: the first of many, the beginning of a hash."""
     if isinstance(value, list):
         return f"{', '.join(map(str, value[:6]))}{', …' if len(value) > 6 else ''}"
-    said = str(value)
-    return f"{said[:12]}…" if len(said) == 64 else said
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text

@@ -31,10 +31,10 @@ OmegaConf.register_new_resolver("diffdict.step", checkpoint_step, replace=True)
 
 def sweep_over_checkpoints(door: str, words: Sequence[str]) -> list[str]:
     """The words of a command, where `checkpoints=FOLDER` becomes a sweep over its files."""
-    typed = [word for word in words if word.lstrip("+").partition("=")[0] == KEY]
-    if not typed or any(word.partition("=")[0] in LOOKS_ONLY for word in words):
+    matches = [word for word in words if word.lstrip("+").partition("=")[0] == KEY]
+    if not matches or any(word.partition("=")[0] in LOOKS_ONLY for word in words):
         return list(words)
-    folder, rest = _folder(typed[-1]), [word for word in words if word not in typed]
+    folder, rest = _folder(matches[-1]), [word for word in words if word not in matches]
     if folder is None:
         return rest
     keys = dict(word.lstrip("+").partition("=")[::2] for word in rest)
@@ -46,9 +46,9 @@ def sweep_over_checkpoints(door: str, words: Sequence[str]) -> list[str]:
         rest = [word for word in rest if not word.startswith(f"{SAMPLES}=")]
     if door == "extract":
         place = keys.get("folder", "${paths.samples}/${backbone.name}")
-        own = STEP_FOLDER.format(f"${{diffdict.step:${{{WEIGHTS}}}}}")
+        name = STEP_FOLDER.format(f"${{diffdict.step:${{{WEIGHTS}}}}}")
         rest = [word for word in rest if not word.startswith("folder=")]
-        rest.append(f"folder='{place}/{own}'")
+        rest.append(f"folder='{place}/{name}'")
     sweep = f"{swept}={','.join(override('', value).lstrip('=') for value in values)}"
     if any(word in SWEEPS for word in rest):
         flags = [word for word in rest if word.startswith("-")]
@@ -106,10 +106,10 @@ def _check_task(door: str, folder: str, keys: Mapping[str, str]) -> None:
     """Refuses what does not follow from a network's weights, and weights that were typed beside."""
     task, measures = keys.get("task"), door == "evaluate"
     if task not in (MEASURED if measures else ("samples",)):
-        came = [f"{key}={keys[key]}" for key in ("ckpt_path", "runs", "task") if key in keys]
+        subjects = [f"{key}={keys[key]}" for key in ("ckpt_path", "runs", "task") if key in keys]
         tasks = " or ".join(f"task={task}" for task in MEASURED)
         goes = f"a task that measures a network, {tasks}" if measures else "task=samples"
-        raise UserError(f"{KEY}={folder} goes with {goes}; it got {command(*came) or 'none'}")
+        raise UserError(f"{KEY}={folder} goes with {goes}; it got {command(*subjects) or 'none'}")
     if task != "fid" and WEIGHTS in keys:
         raise UserError(
             f"{KEY}={folder} says which weights are {'measured' if measures else 'drawn from'}, "

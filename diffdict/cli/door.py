@@ -68,8 +68,8 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
                     "Choose another with hydra.run.dir=… or hydra.sweep.dir=…"
                 )
             if mistake is None and isinstance(error, ValueError) and not started:
-                typed = f"{' '.join(sys.argv[1:])} cannot be read ({one_line(error)})"
-                mistake = f"{typed}: each word is KEY=VALUE, GROUP=OPTION or ~KEY"
+                problem = f"{' '.join(sys.argv[1:])} cannot be read ({one_line(error)})"
+                mistake = f"{problem}: each word is KEY=VALUE, GROUP=OPTION or ~KEY"
             if mistake is None:
                 raise
             print(f"{task.__name__}: {mistake}", file=sys.stderr)

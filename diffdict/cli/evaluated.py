@@ -22,11 +22,11 @@ def subject(cfg: DictConfig) -> str:
     subjects = {"ckpt_path": cfg.ckpt_path, "runs": cfg.runs, "task": choices.get("task")}
     keys = [key for key, value in subjects.items() if value is not None]
     if len(keys) != 1:
-        came = " and ".join(f"{key}={subjects[key]}" for key in keys) or "nothing"
+        words = " and ".join(f"{key}={subjects[key]}" for key in keys) or "nothing"
         raise UserError(
             "evaluate works on exactly one of ckpt_path=outputs/…/last.ckpt, runs=multirun/… "
             f"(with report=heatmap, table or curve) and task={MEASURED[0]} (or {_published()}, of "
-            f"what others have learned); it got {came}"
+            f"what others have learned); it got {words}"
         )
     if cfg.picture is not None and keys != ["ckpt_path"]:
         raise UserError(
@@ -38,8 +38,8 @@ def subject(cfg: DictConfig) -> str:
             f"checkpoints={cfg.checkpoints} stands in a config, and is heard where it is typed: "
             "python evaluate.py task=geometry backbone=… checkpoints=outputs/…"
         )
-    typed = HydraConfig.get().overrides.task
-    network = next((word for word in typed if word.startswith("backbone=")), None)
+    overrides = HydraConfig.get().overrides.task
+    network = next((word for word in overrides if word.startswith("backbone=")), None)
     if network is not None and keys == ["ckpt_path"]:
         raise UserError(
             f"{network} would not be heard: what was learned of one network is evaluated through "

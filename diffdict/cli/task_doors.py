@@ -24,5 +24,5 @@ def task_door(file: Path) -> str | None:
     if not file.is_file():
         return None
     head = re.match(r"(#.*\n)*", file.read_text())[0]
-    named = re.search(rf"python (\w+)\.py (?:\S+ )*task={file.stem}\b", head)
-    return named and named[1]
+    match = re.search(rf"python (\w+)\.py (?:\S+ )*task={file.stem}\b", head)
+    return match and match[1]

@@ -80,10 +80,10 @@ class Augment:
         self, images: Float[Tensor, "batch channels side side"], seeds: Sequence[int]
     ) -> tuple[Float[Tensor, "batch channels side side"], Float[Tensor, "batch 9"]]:
         """The pictures as their seeds say, and what they are labelled with."""
-        drawn = self.draw(seeds)
+        draws = self.draw(seeds)
         return (
-            transformed(images, drawn.matrices.to(images.device)),
-            drawn.labels.to(images.device, torch.float32),
+            transformed(images, draws.matrices.to(images.device)),
+            draws.labels.to(images.device, torch.float32),
         )
 
     def draw(self, seeds: Sequence[int]) -> AugmentDraws:

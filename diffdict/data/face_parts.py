@@ -67,8 +67,8 @@ class FaceParts(Pictures):
         self.palette = palette(self.num_classes)
         counts = {"train": train_pictures, "val": val_pictures, "test": test_pictures}
         faces = self._faces()
-        taken = split_range(len(faces), split, counts, name, shared=False)
-        self.faces = faces[taken.start : taken.stop]
+        span = split_range(len(faces), split, counts, name, shared=False)
+        self.faces = faces[span.start : span.stop]
 
     def _faces(self) -> list[int]:
         """Numbers in CelebA-HQ whose number in CelebA lies in the split."""

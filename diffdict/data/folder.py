@@ -36,7 +36,7 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", "
 
 def list_files(folder: Path) -> list[str]:
     """Names of all files below the folder, relative to it; hidden ones are left out."""
-    found, waiting = [], [""]
+    names, waiting = [], [""]
     while waiting:
         inside = waiting.pop()
         try:
@@ -51,8 +51,8 @@ def list_files(folder: Path) -> list[str]:
             if entry.is_dir():
                 waiting.append(f"{inside}{entry.name}/")
             else:
-                found.append(f"{inside}{entry.name}")
-    return found
+                names.append(f"{inside}{entry.name}")
+    return names
 
 
 def list_pictures(files: Iterable[str]) -> list[str]:

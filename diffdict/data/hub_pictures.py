@@ -88,8 +88,8 @@ class HubPictures(Pictures):
         theirs = (splits or {}).get(split, split)
         self.rows = self._read(theirs, subset, revision, counts[split] if stream else None, stream)
         self._name_classes(class_names, num_classes)
-        taken = split_range(len(self.rows), split, counts, name, shared=False)
-        self.positions = range(taken.start, taken.stop)
+        span = split_range(len(self.rows), split, counts, name, shared=False)
+        self.positions = range(span.start, span.stop)
 
     def _read(
         self,
@@ -135,25 +135,25 @@ class HubPictures(Pictures):
 
     def _name_classes(self, names: Sequence[str] | None, number: int | None) -> None:
         """Of masks, or of pictures where there are none."""
-        own = None
+        label_names = None
         if "label" in self.columns:
-            own = getattr(self.features[self.columns["label"]], "names", None)
-            said = None if self.labelled else (names, number)
-            known = own or (said and class_list(*said, self.name))
-            if not known:
+            label_names = getattr(self.features[self.columns["label"]], "names", None)
+            fallback = None if self.labelled else (names, number)
+            class_names = label_names or (fallback and class_list(*fallback, self.name))
+            if not class_names:
                 raise UserError(
                     f"The column {self.columns['label']} of {self.path} does not name its classes: "
                     "dataset.num_classes=…, or leave label out of dataset.columns"
                 )
-            self.picture_classes = list(known)
+            self.picture_classes = list(class_names)
         if self.labelled:
-            known = class_list(names, number, self.name)
-            if known is None:
+            class_names = class_list(names, number, self.name)
+            if class_names is None:
                 raise UserError(
                     f"The masks of {self.path} do not say how many classes there are: "
                     "dataset.num_classes=… or dataset.class_names=[…]"
                 )
-            self.class_names = known
+            self.class_names = class_names
         else:
             self.class_names = self.picture_classes
         self.num_classes, self.palette = len(self.class_names), palette(len(self.class_names))
@@ -220,18 +220,18 @@ def _checked_columns(columns: Mapping[str, str]) -> dict[str, str]:
 def _parquet_files(folder: Path, split: str) -> list[str]:
     """Those of a split: split.parquet, split-00000-of-00002.parquet, split/….parquet."""
     every = sorted(folder.rglob("*.parquet"))
-    own = [
+    files = [
         file
         for file in every
         if split in (file.stem, file.stem.partition("-")[0], *file.relative_to(folder).parts[:-1])
     ]
-    if not own:
+    if not files:
         there = ", ".join(str(file.relative_to(folder)) for file in every[:4]) or "none"
         raise UserError(
             f"{folder} has no parquet file of split {split} ({split}.parquet, {split}-….parquet or "
             f"{split}/), it has {there}: dataset.splits={{test: validation}} says what it is called"
         )
-    return [str(file) for file in own]
+    return [str(file) for file in files]
 
 
 def _decoded_mask(data: bytes, name: str) -> Integer[np.ndarray, "height width"]:

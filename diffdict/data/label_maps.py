@@ -92,13 +92,13 @@ class LabelMaps(Pictures):
                     f"which is not in {self.path}: unpack the archives there, or dataset.path=…"
                 )
         end = self.ends[0]
-        found = sorted(file for file in list_files(self.picture_root) if file.endswith(end))
-        if not found:
+        names = sorted(file for file in list_files(self.picture_root) if file.endswith(end))
+        if not names:
             raise UserError(
                 f"No pictures (…{end}) in {self.picture_root}: unpack the archive again"
             )
-        taken = split_range(len(found), self.split, counts, self.name, shared=False)
-        self.files = found[taken.start : taken.stop]
+        span = split_range(len(names), self.split, counts, self.name, shared=False)
+        self.files = names[span.start : span.stop]
         for file in self.files:
             if not self._mask_path(file).is_file():
                 raise UserError(
@@ -167,7 +167,7 @@ class LabelMaps(Pictures):
                 "dataset.class_names=[…]"
             )
         lines = path.read_text(encoding="utf-8").splitlines()
-        found = [match[1].strip() for line in lines if (match := re.fullmatch(pattern, line))]
-        if not found:
+        names = [match[1].strip() for line in lines if (match := re.fullmatch(pattern, line))]
+        if not names:
             raise UserError(f"{path} names no classes as {pattern!r} says: fetch it again")
-        return found
+        return names

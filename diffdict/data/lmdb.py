@@ -244,8 +244,8 @@ class LmdbDataset(Pictures):
             attributes += table.attributes(table_mirrors)
             values.append(table.of(pictures, self.name))
         check_attributes(attributes, self.name)
-        known = {EVERY, *(attribute.name for attribute in attributes)}
-        if strange := sorted(set(mirrors) - known):
+        valid_names = {EVERY, *(attribute.name for attribute in attributes)}
+        if strange := sorted(set(mirrors) - valid_names):
             raise UserError(
                 f"dataset.attribute_mirrors names {strange[0]}, which is no attribute of "
                 f"{self.name}: leave it out, or give dataset.attribute_files"

@@ -193,7 +193,7 @@ class NpzDataset(Pictures):
 
     def _files(self, val_pictures: int | None) -> tuple[list[Path], bool]:
         """The files of this split, and whether all splits share them."""
-        own, path = self.path / f"{self.split}.npz", self.path
+        split_file, path = self.path / f"{self.split}.npz", self.path
         if path.is_file():
             return [path], True
         there = sorted(path.rglob("*.npz")) if path.is_dir() else []
@@ -201,12 +201,12 @@ class NpzDataset(Pictures):
         if there and not any((path / f"{split}.npz") in there for split in SPLITS):
             self._check_whole()
             return there, True
-        if own in there:
-            return [own], False
+        if split_file in there:
+            return [split_file], False
         if path.is_dir() and self.split == "val" and not val_pictures:
             return [], False
         raise UserError(
-            f"No file {own if path.is_dir() else path} with the {self.split} pictures of "
+            f"No file {split_file if path.is_dir() else path} with the {self.split} pictures of "
             f"{self.name}{', only ' if there else ''}{' '.join(file.name for file in there)}: "
             "dataset.path=… names an .npz, a folder of shards, or one of "
             + " ".join(f"{split}.npz" for split in SPLITS)

@@ -212,8 +212,8 @@ def check_labels(
     labels: Integer[np.ndarray, "..."], num_classes: int, ignore_label: int | None, name: str
 ) -> None:
     """Every label is a class or the ignored one."""
-    known = np.unique(labels)
-    wrong = known[((known < 0) | (known >= num_classes)) & (known != ignore_label)]
+    values = np.unique(labels)
+    wrong = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
     if wrong.size:
         raise UserError(
             f"{name} holds label {int(wrong[0])}, its {num_classes} classes are 0 to "
@@ -268,12 +268,12 @@ def split_range(
     """
     wanted, start = counts[split], 0
     if min(count or 0 for count in counts.values()) < 0:
-        said = " ".join(f"dataset.{key}_pictures={count}" for key, count in counts.items())
-        raise UserError(f"{dataset} has no negative number of pictures, got {said}: null takes all")
+        keys = " ".join(f"dataset.{key}_pictures={count}" for key, count in counts.items())
+        raise UserError(f"{dataset} has no negative number of pictures, got {keys}: null takes all")
     if shared:
         for earlier in SPLITS[: SPLITS.index(split)]:
-            taken = counts[earlier]
-            start += taken if taken is not None else total if earlier == "train" else 0
+            number = counts[earlier]
+            start += number if number is not None else total if earlier == "train" else 0
         start = min(start, total)
         wanted = 0 if split == "val" and wanted is None else wanted
     left = total - start
@@ -342,21 +342,21 @@ def fingerprint(root: Path, names: Iterable[str], *facts: object) -> str:
     and only for this call where that cannot be written.
     """
     key = xxhash.xxh3_128_hexdigest(str(root.resolve()).encode())
-    kept = cache_folder() / "hashes" / f"{key}.json"
-    known: dict[str, list[int | str]] = {}
+    cache_file = cache_folder() / "hashes" / f"{key}.json"
+    hashes: dict[str, list[int | str]] = {}
     with suppress(OSError, ValueError):
-        known = json.loads(kept.read_text())
+        hashes = json.loads(cache_file.read_text())
     digest, names = xxhash.xxh3_128(repr(facts).encode()), sorted(names)
-    seen = {name: (root / name).stat() for name in names}
-    marks = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in seen.items()}
-    fresh = [name for name in names if known.get(name, [])[:2] != marks[name]]
+    stats = {name: (root / name).stat() for name in names}
+    marks = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    fresh = [name for name in names if hashes.get(name, [])[:2] != marks[name]]
     for name in _shown(fresh, sum(marks[name][0] for name in fresh), f"reading {root}"):
-        known[name] = [*marks[name], _content(root / name)]
+        hashes[name] = [*marks[name], _content(root / name)]
     for name in names:
-        digest.update(f"{name}\0{known[name][0]}\0{known[name][2]}\0".encode())
+        digest.update(f"{name}\0{hashes[name][0]}\0{hashes[name][2]}\0".encode())
     if fresh:
         with suppress(OSError, UserError):
-            write_atomic(kept, json_text(known).encode())
+            write_atomic(cache_file, json_text(hashes).encode())
     return digest.hexdigest()
 
 

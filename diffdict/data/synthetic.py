@@ -22,11 +22,11 @@ class RealPictures(Pictures):
     `real` is made for the split: training pictures where the synthetic set chooses by its val.
     """
 
-    def __init__(self, name: str, real: Callable[..., Dataset], split: str, **own: object) -> None:
+    def __init__(self, name: str, real: Callable[..., Dataset], split: str, **rest: object) -> None:
         parameters = set(getattr(real, "keywords", {})) - {*SHARED}
         self.settings = "|".join(sorted(parameters)) or "$^"
         with self._below_real():
-            self.pictures = real(split="train" if split == "val" else split, **own)
+            self.pictures = real(split="train" if split == "val" else split, **rest)
         self.real_name, self.pictures.name = self.pictures.name, name
         for fact in ("name", "split", "image_size", "labelled", "num_classes", "class_names"):
             setattr(self, fact, getattr(self.pictures, fact))
@@ -85,7 +85,7 @@ def synthetic_set(
         )
     if split != "train":
         return real_pictures
-    made = NpzDataset(
+    pictures = NpzDataset(
         name,
         path,
         split,
@@ -98,22 +98,22 @@ def synthetic_set(
         download=download,
         archive=archive,
     )
-    _check_classes(made, real_pictures)
-    made.palette = real_pictures.palette
-    return made
+    _check_classes(pictures, real_pictures)
+    pictures.palette = real_pictures.palette
+    return pictures
 
 
-def _check_classes(made: NpzDataset, known: RealPictures) -> None:
-    if not made.labelled:
+def _check_classes(train: NpzDataset, real: RealPictures) -> None:
+    if not train.labelled:
         raise UserError(
-            f"{made.path} holds pictures without masks: python extract.py task=samples labeller=… "
+            f"{train.path} holds pictures without masks: python extract.py task=samples labeller=… "
             "makes both"
         )
-    ours = known.class_names
-    classes = read_classes(Path(made.path)).get("class_names", ours)
+    ours = real.class_names
+    classes = read_classes(Path(train.path)).get("class_names", ours)
     if classes != ours:
         raise UserError(
-            f"{made.path} was labelled with {len(classes)} classes ({', '.join(classes[:3])} …), "
-            f"{known.real_name} has {len(ours)} ({', '.join(ours[:3])} …): "
+            f"{train.path} was labelled with {len(classes)} classes ({', '.join(classes[:3])} …), "
+            f"{real.real_name} has {len(ours)} ({', '.join(ours[:3])} …): "
             "dataset/real=… names the set that its labeller learned from"
         )

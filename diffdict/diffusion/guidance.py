@@ -46,9 +46,9 @@ def guided(
         x_t: Float[Tensor, "batch channels height width"], t: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch out height width"]:
         twice = torch.cat([x_t, x_t]), torch.cat([t, t])
-        own, none = net(*twice, _doubled(given, len(x_t))).chunk(2)
-        mean = none[:, :CHANNELS] + guidance * (own[:, :CHANNELS] - none[:, :CHANNELS])
-        return torch.cat([mean, own[:, CHANNELS:]], dim=1)
+        with_vector, none = net(*twice, _doubled(given, len(x_t))).chunk(2)
+        mean = none[:, :CHANNELS] + guidance * (with_vector[:, :CHANNELS] - none[:, :CHANNELS])
+        return torch.cat([mean, with_vector[:, CHANNELS:]], dim=1)
 
     return predict
 

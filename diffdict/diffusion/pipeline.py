@@ -62,14 +62,14 @@ def pipeline(
     times = scheduler.timesteps
     for number, t in enumerate(times):
         x_t = scheduler.scale_model_input(x, t) if chain else x
-        told = t.to(x.device).expand(len(x))
-        prediction = net(x_t, told)[:, :channels]
+        timesteps = t.to(x.device).expand(len(x))
+        prediction = net(x_t, timesteps)[:, :channels]
         x = scheduler.step(prediction, t, x, return_dict=False)[0]
         level = (len(times) - number - 1) * steps // len(times) - 1  # of schedulers that step twice
         if level in record:
             states[level] = x
         if on_step is not None:
-            on_step(level + 1, x, _clean(objective, process, prediction, x_t, told))
+            on_step(level + 1, x, _clean(objective, process, prediction, x_t, timesteps))
     return Sampled(x, states)
 
 

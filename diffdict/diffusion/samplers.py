@@ -368,11 +368,11 @@ def own_noise(seed: int, indices: Sequence[int], shape: Sequence[int]) -> Callab
     """Noise that a sample owns by its index, in any batch; noise(schedule.steps) is its start."""
 
     def noise(step: int) -> Tensor:
-        drawn = []
+        rows = []
         for index in indices:
             generator = torch.Generator().manual_seed(entropy(seed, index, step))
-            drawn.append(torch.randn(*shape, generator=generator))
-        return torch.stack(drawn)
+            rows.append(torch.randn(*shape, generator=generator))
+        return torch.stack(rows)
 
     return noise
 

@@ -145,11 +145,11 @@ def respace(schedule: Schedule, spec: Respacing) -> Schedule:
     """The chain that visits only some of the steps, each with the same alphas_cumprod as before."""
     if spec == "":
         return schedule
-    kept = torch.tensor(respaced_timesteps(schedule.steps, spec))
-    alphas_cumprod = schedule.alphas_cumprod.cpu()[kept]
+    positions = torch.tensor(respaced_timesteps(schedule.steps, spec))
+    alphas_cumprod = schedule.alphas_cumprod.cpu()[positions]
     prev = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
     betas = 1 - alphas_cumprod / prev
-    return tables(betas, schedule.timesteps.cpu()[kept]).to(schedule.betas.device)
+    return tables(betas, schedule.timesteps.cpu()[positions]).to(schedule.betas.device)
 
 
 def respaced_timesteps(steps: int, spec: Respacing) -> list[int]:
@@ -204,7 +204,7 @@ def strided(steps: int, count: int) -> list[int]:
 def sectioned(steps: int, counts: Sequence[int]) -> list[int]:
     """`counts[i]` evenly spaced steps, both ends among them, of the i-th of equal sections."""
     size, extra = divmod(steps, len(counts))
-    kept: list[int] = []
+    places: list[int] = []
     first = 0
     for i, count in enumerate(counts):
         length = size + (i < extra)
@@ -215,9 +215,9 @@ def sectioned(steps: int, counts: Sequence[int]) -> list[int]:
             )
         stride = (length - 1) / (count - 1) if count > 1 else 1
         # summed and rounded half to even, as the released samplers were: products differ by one
-        kept += [first + round(at) for at in accumulate(repeat(stride, count - 1), initial=0.0)]
+        places += [first + round(at) for at in accumulate(repeat(stride, count - 1), initial=0.0)]
         first += length
-    return kept
+    return places
 
 
 def gather(

@@ -151,8 +151,8 @@ class CodeSegments:
         if mode not in MODES:
             raise UserError(f"mode is one of {', '.join(MODES)}, got {mode!r}")
         fixed = {"base": codes, "stop_grad": codes.detach(), "dual": (codes + codes.detach()) / 2}
-        own = self.own(t)
-        return codes * own + fixed[mode] * (self.prefix(t) & ~own)
+        segment = self.own(t)
+        return codes * segment + fixed[mode] * (self.prefix(t) & ~segment)
 
 
 Segments = CodeSegments  # the word of DiTi's paper and code

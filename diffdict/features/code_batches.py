@@ -97,14 +97,14 @@ class CodeBatches(FeatureDataModule):
     def facts(self) -> dict[str, object]:
         """The code's width, mean and deviation over the training pictures, and the attributes."""
         facts, (mean, std) = self._source("train").facts, self._moments
-        known = self.codes("train").attributes[self._split()[0]]
+        attributes = self.codes("train").attributes[self._split()[0]]
         return {
             **facts,
             "code": len(mean),
             "code_mean": mean,
             "code_std": std,
             # of each attribute its mean where it is known to learn from; NaN: nowhere
-            "attribute_means": known.nanmean(0).tolist(),
+            "attribute_means": attributes.nanmean(0).tolist(),
         }
 
     @cached_property

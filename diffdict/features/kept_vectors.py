@@ -109,9 +109,9 @@ class KeptVectors:
 
     def _open(self, part: KeptPart) -> FeatureStore:
         """A part that is whole, of these very features."""
-        path, asked = self.folder / part.name, self._identity(part).facts
+        path, identity = self.folder / part.name, self._identity(part).facts
         with _kept_anew(path):
-            store = FeatureStore.open(path, expect=asked)
+            store = FeatureStore.open(path, expect=identity)
         absent = [stream.name for stream in self.streams if stream.name not in store.streams]
         if absent:
             raise StoreError(

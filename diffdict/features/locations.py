@@ -36,10 +36,10 @@ def place(timestep: Timesteps, block: Blocks) -> str:
 
 def where(timestep: Timesteps, block: Blocks) -> list[str]:
     """For a command line: timestep=50 block=[5,6]."""
-    asked = {"timestep": listed(timestep), "block": listed(block)}
+    options = {"timestep": listed(timestep), "block": listed(block)}
     return [
         override(key, each[0] if len(each) == 1 else each)
-        for key, each in asked.items()
+        for key, each in options.items()
         if each is not None
     ]
 

@@ -35,8 +35,8 @@ class Noise(NamedTuple):
             return _shared(self.seed, self.draws, shape, self.device)[:, None]
         seeds = [np.random.SeedSequence([self.seed, int(index)]) for index in indices]
         states = [int(s.generate_state(1, np.uint64)[0]) for s in seeds]
-        own = [_draws(state, self.draws, shape, self.device) for state in states]
-        return torch.stack(own, dim=1)
+        rows = [_draws(state, self.draws, shape, self.device) for state in states]
+        return torch.stack(rows, dim=1)
 
 
 @lru_cache(maxsize=4)
@@ -51,8 +51,8 @@ def _draws(
 ) -> Float[Tensor, "draws channels height width"]:
     """Drawn one after the other, so that more draws keep the first ones."""
     generator = torch.Generator(device).manual_seed(seed)
-    drawn = [torch.randn(shape, generator=generator, device=device) for _ in range(draws)]
-    return torch.stack(drawn).cpu()
+    noise = [torch.randn(shape, generator=generator, device=device) for _ in range(draws)]
+    return torch.stack(noise).cpu()
 
 
 def noised_features(

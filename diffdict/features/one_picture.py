@@ -121,8 +121,8 @@ class PictureFiles(Pictures):
     def __init__(self, path: str, image_size: int, split: str = "test") -> None:
         """`split` is no more than its name: there is one."""
         place = Path(path)
-        found = sorted(place.iterdir()) if place.is_dir() else [place]
-        self.paths = [each for each in found if each.suffix.lower() in self.suffixes]
+        paths = sorted(place.iterdir()) if place.is_dir() else [place]
+        self.paths = [each for each in paths if each.suffix.lower() in self.suffixes]
         if not self.paths:
             raise UserError(
                 f"pictures={path} is no picture and holds none ({', '.join(self.suffixes)}): name "

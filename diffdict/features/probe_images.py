@@ -241,13 +241,13 @@ class ProbeImages(ImageDataModule):
                 places = self._held_out(pictures)[name == "val"]
             target = self._target(pictures.facts)
             columns = self._columns(pictures.facts) if target == "attributes" else ()
-            asked = target, self.least_pixels, name, columns
-            made = ProbedPictures(pictures, places, *asked)
+            options = target, self.least_pixels, name, columns
+            subset = ProbedPictures(pictures, places, *options)
             if name == "train" and self.label_share < 1:
-                made = ProbedPictures(pictures, self._labelled_places(made), *asked)
-            made.copies = self.copies
-            made.kept = EveryPart() if self.stored else None
-            self._made[name] = made
+                subset = ProbedPictures(pictures, self._labelled_places(subset), *options)
+            subset.copies = self.copies
+            subset.kept = EveryPart() if self.stored else None
+            self._made[name] = subset
         return self._made[name]
 
     def copy_of(self, epoch: int) -> int:
@@ -281,18 +281,18 @@ class ProbeImages(ImageDataModule):
             facts |= asked_facts(facts, self._columns(facts))
         if self.stored:
             source = self._opened(self._predicted()[0]).source
-            known = ("backbone", "backbone_sha256")
+            keys = ("backbone", "backbone_sha256")
             cells = [stream.facts for stream in source.streams]
-            facts |= {"cells": cells, **{key: source.facts[key] for key in known}}
+            facts |= {"cells": cells, **{key: source.facts[key] for key in keys}}
         return {**facts, "target": target}
 
     def train_dataloader(self) -> TrainingLoader:
         """Pictures of two classes or more; says which are never seen."""
         pictures = self.split("train")
         if pictures.target == "class":
-            known = pictures.known
-            ignored = None if known["labelled"] else known["ignore_label"]
-            check_classes_seen(pictures.every_truth.sum(0), known["picture_classes"], ignored)
+            facts = pictures.known
+            ignored = None if facts["labelled"] else facts["ignore_label"]
+            check_classes_seen(pictures.every_truth.sum(0), facts["picture_classes"], ignored)
         return super().train_dataloader()
 
     def val_dataloader(self) -> EvaluationLoader | list[EvaluationLoader]:

@@ -178,10 +178,10 @@ class ProbePictures(PixelDataModule):
         if self.target == "pixels":
             return self._whole(split, pictures)
         rank, world = self._rank_and_world()
-        source, own, target = self._source(split), pictures[rank::world], self.target
+        source, share, target = self._source(split), pictures[rank::world], self.target
         sae = None if self.sae is None else self._dictionary
         columns = None
         if target == "attributes":
             check_same_attributes(self._source("train").facts, source.facts)
             columns = self._columns(source.facts)
-        return PooledLoader(source, own, self.batch_size, target, self.least_pixels, sae, columns)
+        return PooledLoader(source, share, self.batch_size, target, self.least_pixels, sae, columns)

@@ -41,17 +41,17 @@ class RecordedNetwork(Backbone):
         super().__init__()
         self.config, self.folder = config, Path(folder)
         self.built: Backbone | None = None
-        path, asked = self.folder / RECORD, dict(_settings(config))
+        path, settings = self.folder / RECORD, dict(_settings(config))
         record = read_sealed(path) if path.is_file() else None
         if record is None or not any(file is not None for file in _files(config)):
             self.built = self._build()
-            asked |= {"sha256": self.built.sha256}
+            settings |= {"sha256": self.built.sha256}
         if record is not None:
-            known = dict(record["config"])
-            known |= {"sha256": record["network"]["sha256"]} if "sha256" in asked else {}
-            self._check(known, asked)
-        asked.pop("sha256", None)
-        self.record = record or {"config": asked, "network": _facts(self.built)}
+            stored = dict(record["config"])
+            stored |= {"sha256": record["network"]["sha256"]} if "sha256" in settings else {}
+            self._check(stored, settings)
+        settings.pop("sha256", None)
+        self.record = record or {"config": settings, "network": _facts(self.built)}
         facts = self.record["network"]
         self.name, self.image_size = facts["name"], facts["image_size"]
         self.shapes = {block: tuple(shape) for block, shape in facts["shapes"]}
@@ -115,11 +115,11 @@ class RecordedNetwork(Backbone):
         net = instantiate(self.config, _convert_="all").requires_grad_(False).eval()
         return net.to(memory_format=torch.channels_last)
 
-    def _check(self, known: Mapping, asked: Mapping) -> None:
-        if known != asked:
+    def _check(self, stored: Mapping, config: Mapping) -> None:
+        if stored != config:
             raise StoreError(
                 f"The features kept in {self.folder} are of another network: "
-                f"{differences(known, asked)}. Give this one a name of its own (backbone.name=), "
+                f"{differences(stored, config)}. Give this one a name of its own (backbone.name=), "
                 "choose another folder (paths.features=), or delete that one."
             )
 

@@ -24,7 +24,7 @@ class StoredPictures(Pictures):
         self.labelled, self.num_classes = facts["labelled"], facts["num_classes"]
         self.class_names, self.ignore_label = facts["class_names"], facts["ignore_label"]
         self.palette, self.picture_classes = facts["palette"], facts["picture_classes"]
-        self.attributes = [Attribute(**known) for known in facts["attributes"]]
+        self.attributes = [Attribute(**attribute) for attribute in facts["attributes"]]
         self.fingerprint = facts["dataset_hash"]
 
     def __len__(self) -> int:

@@ -127,9 +127,9 @@ def _write_member(
         raise _refused(archive, name, "is there twice")
     require_space(folder, size, f"{name} of {archive}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
+    length = 0
     with file, target.open("xb") as out:
         while chunk := file.read(CHUNK):
-            written += out.write(chunk)
-    if written != size:
-        raise EOFError(f"{name} has {written} bytes, {size} were announced")
+            length += out.write(chunk)
+    if length != size:
+        raise EOFError(f"{name} has {length} bytes, {size} were announced")

@@ -60,13 +60,13 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, note: str
 
 
 def _check_digest(path: Path, wanted: str | None, what: str, keep: bool) -> None:
-    if wanted is None or (got := _digest(path)) == wanted.lower():
+    if wanted is None or (digest := _digest(path)) == wanted.lower():
         return
     if not keep:
         path.unlink()
     way_out = "Move that file away" if keep else "Nothing was kept:"
     raise UserError(
-        f"The sha256 of {what} is {got}, it should be {wanted}. {way_out} and try again; "
+        f"The sha256 of {what} is {digest}, it should be {wanted}. {way_out} and try again; "
         f"if it stays so, the file was changed at its source."
     )
 
@@ -165,13 +165,13 @@ class _Download:
 
     def stream(self, progress: Progress, note: str | None) -> None:
         """One connection: from the part's end, when the remote is provably still the same file."""
-        known = self.known()
-        offset = self.size if known and known.validator else 0
-        if known and offset and offset == known.length:
+        record = self.known()
+        offset = self.size if record and record.validator else 0
+        if record and offset and offset == record.length:
             return
-        with self.connect(offset, known) as response:
+        with self.connect(offset, record) as response:
             remote, start = self.answered(response)
-            if start != 0 and (start != offset or known is None or remote != known):
+            if start != 0 and (start != offset or record is None or remote != record):
                 if offset == 0:
                     raise self.failed("answered with a piece", f"it starts at byte {start}")
                 self.file.truncate(0)  # a server that ignores If-Range: another file's tail

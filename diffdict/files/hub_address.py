@@ -36,11 +36,11 @@ def on_hub(path: str | Path) -> bool:
 
 def hub_address(path: str | Path) -> HubAddress:
     """The parts of an address."""
-    found = ADDRESS.fullmatch(str(path))
-    if found is None or ".." in str(path):
+    match = ADDRESS.fullmatch(str(path))
+    if match is None or ".." in str(path):
         raise UserError(
             f"{str(path)!r} is no address on the hub: hf://USER/NAME, hf://datasets/USER/NAME, "
             "either with @REVISION behind it and a folder in it, such as hf://USER/NAME@v1/FOLDER"
         )
-    kind = "dataset" if found["kind"] == "datasets/" else "model"
-    return HubAddress(found["repo"], kind, found["revision"], found["inside"] or "")
+    kind = "dataset" if match["kind"] == "datasets/" else "model"
+    return HubAddress(match["repo"], kind, match["revision"], match["inside"] or "")

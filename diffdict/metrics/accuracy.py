@@ -153,8 +153,8 @@ def _bootstrap(
     generator = torch.Generator().manual_seed(0)
     means = []
     for _ in range(draws):
-        drawn = torch.randint(len(truth), (len(truth),), generator=generator)
-        means.append(average_precision(scores[drawn], truth[drawn]).nanmean(1))
+        sample = torch.randint(len(truth), (len(truth),), generator=generator)
+        means.append(average_precision(scores[sample], truth[sample]).nanmean(1))
     return torch.stack(means).std(0)
 
 

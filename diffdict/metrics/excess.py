@@ -31,10 +31,10 @@ class Excess(ExactMetric):
     ) -> None:
         """Codes of tokens as entries, and each token's class; below 0: of none."""
         classes, number = self.inside.shape
-        values, own = values.double(), labels.repeat_interleave(starts.diff())
+        values, entry_labels = values.double(), labels.repeat_interleave(starts.diff())
         self.everywhere.index_add_(0, latents, values)
-        kept = own >= 0
-        places = own[kept] * number + latents[kept]
+        kept = entry_labels >= 0
+        places = entry_labels[kept] * number + latents[kept]
         self.inside.view(-1).index_add_(0, places, values[kept])
         self.places += torch.bincount(labels[labels >= 0], minlength=classes)
         self.tokens += len(labels)

@@ -84,8 +84,8 @@ class Sums(NamedTuple):
     ) -> Float64[Tensor, "classes channels"]:
         """How much each feature raises a class' score in its own rows, above the mean of all."""
         mean = self.second[-1, :-1] / self.second[-1, -1]
-        own = self.cross[:-1] / self.cross[-1].clamp(min=1e-9)
-        return weight.double() * (own - mean[:, None]).mT * (self.cross[-1] > 0)[:, None]
+        class_mean = self.cross[:-1] / self.cross[-1].clamp(min=1e-9)
+        return weight.double() * (class_mean - mean[:, None]).mT * (self.cross[-1] > 0)[:, None]
 
     def _weights(
         self,

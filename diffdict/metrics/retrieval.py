@@ -24,14 +24,14 @@ def nearest(
     check_search(vectors, queries)
     if not 1 <= k <= len(vectors):
         raise UserError(f"k neighbours are 1 to the {len(vectors)} vectors there are, got k={k}")
-    found = []
+    neighbours = []
     for rows, distances, slack in _chunks(vectors, queries):
         reach = distances.kthvalue(k, dim=1).values + 2 * slack
         for query, near in zip(queries[rows], distances <= reach[:, None], strict=True):
             candidates = near.nonzero()[:, 0]
             exact = _exact(vectors, query, candidates)
-            found.append(candidates[exact.argsort(stable=True)[:k]])
-    return torch.stack(found)
+            neighbours.append(candidates[exact.argsort(stable=True)[:k]])
+    return torch.stack(neighbours)
 
 
 def ranks(
@@ -50,18 +50,18 @@ def ranks(
             f"Each of the {len(queries)} queries has one source, a number from 0 to "
             f"{len(vectors) - 1}, got {len(sources)} of them: {sources.tolist()[:8]}"
         )
-    found = []
+    places = []
     for rows, distances, slack in _chunks(vectors, queries):
-        for query, source, seen, spare in zip(
+        for query, source, row, spare in zip(
             queries[rows], sources[rows], distances, slack, strict=True
         ):
-            own = seen[source]
-            nearer = (seen < own - 2 * spare).sum()
-            close = ((seen - own).abs() <= 2 * spare).nonzero()[:, 0]
+            distance = row[source]
+            nearer = (row < distance - 2 * spare).sum()
+            close = ((row - distance).abs() <= 2 * spare).nonzero()[:, 0]
             exact = _exact(vectors, query, close)
             limit = _exact(vectors, query, source[None])
-            found.append(1 + nearer + (exact < limit).sum())
-    return torch.stack(found)
+            places.append(1 + nearer + (exact < limit).sum())
+    return torch.stack(places)
 
 
 def check_search(vectors: Tensor, queries: Tensor) -> None:
@@ -95,13 +95,13 @@ def _chunks(
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
         part = queries[rows].to(dtype) - centre
-        own = part.square().sum(1, keepdim=True)
+        norms = part.square().sum(1, keepdim=True)
         distances = torch.empty(len(part), len(vectors), dtype=dtype, device=vectors.device)
         for first in range(0, len(vectors), CHUNK):
             last = slice(first, first + CHUNK)
             near = vectors[last].to(dtype) - centre
-            distances[:, last] = own - 2 * (part @ near.T) + squares[last]
-        yield rows, distances, unit * (own[:, 0] + squares.max())
+            distances[:, last] = norms - 2 * (part @ near.T) + squares[last]
+        yield rows, distances, unit * (norms[:, 0] + squares.max())
 
 
 def _exact(

@@ -118,10 +118,10 @@ class Segmentation(Metric):
     def _check(self, what: str, labels: Tensor) -> None:
         wrong = labels[(labels < 0) | (labels >= self.num_classes)]
         if wrong.numel():
-            said = "nothing" if self.ignore_label is None else self.ignore_label
+            label = "nothing" if self.ignore_label is None else self.ignore_label
             raise UserError(
                 f"{what} hold labels {wrong.unique().tolist()[:8]}; classes are "
-                f"0..{self.num_classes - 1}, {said} is ignored"
+                f"0..{self.num_classes - 1}, {label} is ignored"
             )
 
     def compute(self) -> Confusion:
@@ -147,11 +147,11 @@ def divergence(logits: Float[Tensor, "members *pixels classes"]) -> Float[Tensor
     """
     logs = logits.log_softmax(-1)
     shares = logs.exp()
-    own = -(shares * logs).sum(-1).mean(0)
+    member_entropy = -(shares * logs).sum(-1).mean(0)
     mean = shares.mean(0)
     mean = mean / mean.sum(-1, keepdim=True)
     least = torch.finfo(mean.dtype).eps
-    return -(mean * mean.clamp(least, 1 - least).log()).sum(-1) - own
+    return -(mean * mean.clamp(least, 1 - least).log()).sum(-1) - member_entropy
 
 
 def top_tenth(pixels: Float[Tensor, "*pixels"]) -> Float[Tensor, ""]:

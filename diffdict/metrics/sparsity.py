@@ -96,7 +96,7 @@ class Sparsity(ExactMetric):
                 "with data.val_pictures or data.val_fraction"
             )
         variance, *of_parts = (self._variance(part) for part in (slice(None), *self.parts.values()))
-        shares = [error / own for error, own in zip(self.part_errors, of_parts, strict=True)]
+        shares = [error / spread for error, spread in zip(self.part_errors, of_parts, strict=True)]
         return SparsityFigures(
             fvu=self.squared_error / variance,
             cosine=self.cosine / tokens,
@@ -145,8 +145,8 @@ def coherence(rows: Float[Tensor, "latents d_in"], chunk: int = 512) -> Coherenc
         rows = F.normalize(rows.float())
         for start in range(0, len(rows), chunk):  # rows before `start` have met these already
             cosines = (rows[start : start + chunk] @ rows[start:].T).abs_().fill_diagonal_(0)
-            own, others = nearest[start : start + chunk], nearest[start:]
-            torch.maximum(own, cosines.amax(1), out=own)
+            block, others = nearest[start : start + chunk], nearest[start:]
+            torch.maximum(block, cosines.amax(1), out=block)
             torch.maximum(others, cosines.amax(0), out=others)
     nearest.clamp_(max=1)
     return Coherence(nearest.mean().item(), nearest.max().item())

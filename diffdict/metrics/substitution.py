@@ -59,13 +59,13 @@ class Substitution(ExactMetric):
         loss, change = self.losses / number, self.changes / number
         spread = (self.squares / number - change.square()).clamp(min=0)
         error = (spread / max(1, number - 1)).sqrt() if number > 1 else spread * torch.nan
-        named = [dict(zip(VARIANTS, each.tolist(), strict=True)) for each in (loss, change, error)]
+        values = [dict(zip(VARIANTS, each.tolist(), strict=True)) for each in (loss, change, error)]
         return SubstitutionFigures(
-            *named,
-            recovered=_recovered(*named, "mean"),
-            recovered_zero=_recovered(*named, "zero"),
-            excess=named[1]["reconstruction"] / named[1]["random"]
-            if named[1]["random"] > 0
+            *values,
+            recovered=_recovered(*values, "mean"),
+            recovered_zero=_recovered(*values, "zero"),
+            excess=values[1]["reconstruction"] / values[1]["random"]
+            if values[1]["random"] > 0
             else torch.nan,
         )
 

@@ -36,8 +36,8 @@ class CausalityCharts:
         """Draws what these runs have, and prints how well each predictor orders."""
         shown = [run for run in runs.finished if run.task in ("screening", "causality")]
         tables = [tables_of_run(run) for run in shown]
-        pairs = [row for own in tables for row in own.get("screening", ())]
-        effects = [row for own in tables for row in own.get("effects", ())]
+        pairs = [row for contents in tables for row in contents.get("screening", ())]
+        effects = [row for contents in tables for row in contents.get("effects", ())]
         if not pairs and not effects:
             raise UserError(
                 "report=causality shows runs of task=screening and task=causality, and none of "
@@ -63,35 +63,35 @@ def effect_of(rows: Sequence[Row]) -> str:
 
 def correlations(rows: Sequence[Row]) -> list[Row]:
     """Spearman's of each predictor, over all pairs and as a mean within classes."""
-    effect, found = effect_of(rows), []
+    effect, results = effect_of(rows), []
     for key in (key for key in PREDICTORS if key != effect):
         within = []
-        for own in _by_class(rows).values():
-            value = _spearman(own, key, effect)
+        for class_rows in _by_class(rows).values():
+            value = _spearman(class_rows, key, effect)
             within += [] if value is None else [value]
         mean = sum(within) / len(within) if within else None
         over = _spearman(rows, key, effect)
         row = {"predictor": key, "effect": effect, "pairs": len(rows)}
-        found.append({**row, "spearman": over, "within_classes": mean, "classes": len(within)})
-    return found
+        results.append({**row, "spearman": over, "within_classes": mean, "classes": len(within)})
+    return results
 
 
 @styled()
 def draw_predictors(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
     """A panel a predictor: each point a latent and a class."""
-    effect, found = effect_of(rows), correlations(rows)
-    figure = new_figure(3.4 * len(found) + 1.6, 3.4)
-    every = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for axes, own in zip(every, found, strict=True):
+    effect, results = effect_of(rows), correlations(rows)
+    figure = new_figure(3.4 * len(results) + 1.6, 3.4)
+    every = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, result in zip(every, results, strict=True):
         for place, (name, some) in enumerate(_by_class(rows).items()):
             marker = MARKERS[place // len(LINES) % len(MARKERS)]
-            x, y = _columns(some, str(own["predictor"]), effect)
+            x, y = _columns(some, str(result["predictor"]), effect)
             axes.scatter(x, y, s=18, color=LINES[place % len(LINES)], marker=marker, label=name)
-        within = own["within_classes"]
+        within = result["within_classes"]
         words = "" if within is None else f", {within:.2f} within classes"
-        over = own["spearman"]
+        over = result["spearman"]
         axes.set(title="" if over is None else f"Spearman {over:.2f}{words}")
-        axes.set_xlabel(PREDICTORS[str(own["predictor"])])
+        axes.set_xlabel(PREDICTORS[str(result["predictor"])])
         axes.grid(visible=True)
     chain = "whole chains" if effect == "chain" else "one pass"
     every[0].set_ylabel(f"share of the class that goes ({chain})")
@@ -105,11 +105,11 @@ def draw_effects(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
     panels: dict[tuple, list[Row]] = {}
     for row in rows:
         panels.setdefault((row.get("judge"), row["amount"], row["window"]), []).append(row)
-    high = [0.26 * len({row["class"] for row in own}) + 0.9 for own in panels.values()]
+    high = [0.26 * len({row["class"] for row in panel}) + 0.9 for panel in panels.values()]
     figure = new_figure(6.4, sum(high))
     every = figure.subplots(len(panels), 1, height_ratios=high, squeeze=False)[:, 0]
-    for axes, ((judge, amount, window), own) in zip(every, panels.items(), strict=True):
-        _draw_panel(axes, own)
+    for axes, ((judge, amount, window), panel) in zip(every, panels.items(), strict=True):
+        _draw_panel(axes, panel)
         parts = [f"codes × {amount:g}"] + ([] if window is None else [f"timesteps {window}"])
         parts += [] if judge is None else [f"judge {judge}"]
         axes.set(title=", ".join(parts), xlim=(-0.03, 1.03))
@@ -119,8 +119,8 @@ def draw_effects(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
 
 
 def _draw_panel(axes: "matplotlib.axes.Axes", rows: Sequence[Row]) -> None:
-    own = [row for row in rows if row["edit"] == "latents" and _known(row["kept"])]
-    names = [row["class"] for row in sorted(own, key=lambda row: -row["kept"])]
+    latent_rows = [row for row in rows if row["edit"] == "latents" and _known(row["kept"])]
+    names = [row["class"] for row in sorted(latent_rows, key=lambda row: -row["kept"])]
     for place, (edit, words) in enumerate(EDITS.items()):
         some = [r for r in rows if r["edit"] == edit and _known(r["kept"]) and r["class"] in names]
         x, y = [row["kept"] for row in some], [names.index(row["class"]) for row in some]
@@ -133,10 +133,10 @@ def _draw_panel(axes: "matplotlib.axes.Axes", rows: Sequence[Row]) -> None:
 
 
 def _by_class(rows: Sequence[Row]) -> Mapping[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    classes: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(str(row["class"]), []).append(row)
-    return found
+        classes.setdefault(str(row["class"]), []).append(row)
+    return classes
 
 
 def _columns(rows: Sequence[Row], *keys: str) -> list[list[float]]:

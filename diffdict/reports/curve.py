@@ -70,9 +70,9 @@ class Curve:
         )
         self._check_axis(points)
         rows = [
-            row_of(dict(zip([*keys, self.x], (*values, number), strict=True)), own, metrics)
+            row_of(dict(zip([*keys, self.x], (*values, number), strict=True)), repeats, metrics)
             for values, along in groups.items()
-            for (number,), own in grouped(along, [self.x]).items()
+            for (number,), repeats in grouped(along, [self.x]).items()
         ]
         folder = files.writable_folder(self.folder)
         files.write_atomic(folder / "curve.csv", as_csv(rows).encode())
@@ -94,9 +94,9 @@ class Curve:
                 "one: it is measured of a diffusion network with task=probe_sweep (of pictures, "
                 "not of a store), linear_probe or geometry, at several timesteps"
             )
-        said = "report=curve needs x=" if self.x is None else f"x={self.x} is no number that varies"
+        what = "report=curve needs x=" if self.x is None else f"x={self.x} is no number that varies"
         raise UserError(
-            f"{said}: the setting along the axis. Numbers that vary between these runs: "
+            f"{what}: the setting along the axis. Numbers that vary between these runs: "
             f"{', '.join(numbers) or 'none'}"
         )
 
@@ -130,27 +130,27 @@ def draw_curves(
     """A plot for each figure, one below the other, and what the lines are."""
     figure = new_figure(WIDE, TALL * len(plots))
     every = figure.subplots(len(plots), 1, squeeze=False)[:, 0]
-    known: dict[str, object] = {}  # what stands in the legend, by its words
+    entries: dict[str, object] = {}  # what stands in the legend, by its words
     for (metric, traces), axes in zip(plots.items(), every, strict=True):
-        known |= _draw_plot(axes, metric, traces)
+        entries |= _draw_plot(axes, metric, traces)
         axes.set_xlabel(x)
     means = [mean for traces in plots.values() for trace in traces for mean in trace.means.values()]
     several = over and any(mean.std is not None for mean in means)
     spread = f"bars: ± one standard deviation over {', '.join(over)}" if several else None
-    if known or spread:
-        _add_legend(figure, known, spread)
+    if entries or spread:
+        _add_legend(figure, entries, spread)
     return figure
 
 
 def _add_legend(
-    figure: "matplotlib.figure.Figure", known: Mapping[str, object], spread: str | None
+    figure: "matplotlib.figure.Figure", entries: Mapping[str, object], spread: str | None
 ) -> None:
     """Below the plots, in as many columns as there is room for; the figure grows by its size."""
-    longest = max(map(len, known), default=1)
+    longest = max(map(len, entries), default=1)
     for columns in range(max(1, int(WIDE / (LETTER * longest + 0.5))), 0, -1):
         legend = figure.legend(
-            known.values(),
-            known.keys(),
+            entries.values(),
+            entries.keys(),
             loc="outside lower left",
             ncols=columns,
             title=spread,
@@ -170,7 +170,7 @@ def _draw_plot(
     axes: "matplotlib.axes.Axes", metric: str, traces: Sequence[Trace]
 ) -> dict[str, object]:
     """One figure's lines; those of random directions are dotted. What stands in the legend."""
-    known: dict[str, object] = {}
+    entries: dict[str, object] = {}
     for trace in traces:
         colour = LINES[trace.place % len(LINES)]
         marker = MARKERS[trace.place // len(LINES) % len(MARKERS)]
@@ -186,16 +186,16 @@ def _draw_plot(
             ls=stroke,
             capsize=3,
         )
-        known |= {trace.title: bars} if trace.title else {}
+        entries |= {trace.title: bars} if trace.title else {}
     for trace in traces:
         if trace.random:
             colour, values = LINES[trace.place % len(LINES)], trace.random.values()
             lines = axes.plot([*trace.random], [m.mean for m in values], ":", color=colour)
-            known |= {"dotted: as many random directions": lines[0]}
+            entries |= {"dotted: as many random directions": lines[0]}
     axes.set_title(" · ".join(filter(None, (metric, unit(metric)))), weight="bold")
     axes.grid(axis="y")
     _spread_axis(axes, sorted({number for trace in traces for number in trace.means}))
-    return known
+    return entries
 
 
 def _spread_axis(axes: "matplotlib.axes.Axes", numbers: Sequence[float]) -> None:
@@ -205,15 +205,15 @@ def _spread_axis(axes: "matplotlib.axes.Axes", numbers: Sequence[float]) -> None
     axes.minorticks_off()
     low, high = axes.get_ylim()
     axes.set_ylim(0 if 0 < low < high / 2 else low, high)  # a share begins at nothing
-    written: list[float] = []
+    ticks: list[float] = []
     places = axes.transAxes.inverted().transform(
         [axes.transData.transform((number, low)) for number in numbers]
     )
     last = float("-inf")
     for number, (place, _) in zip(numbers, places, strict=True):
         if place - last >= APART:
-            written, last = [*written, number], place
-    axes.set_xticks(written, [format_cell(_whole(number)) for number in written])
+            ticks, last = [*ticks, number], place
+    axes.set_xticks(ticks, [format_cell(_whole(number)) for number in ticks])
 
 
 def _whole(number: float) -> int | float:

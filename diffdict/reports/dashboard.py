@@ -54,14 +54,14 @@ class Dashboard(pl.Callback):
         measured = pl_module.dictionaries()
         saes = {name: one.sae for name, one in measured.items()}
         names, album = self._names(saes), Album(trainer.datamodule, self.pictures, self.side)
-        seen = album.look(saes, self.top)
+        strongest = album.look(saes, self.top)
         folder = files.unused(self.folder / "dashboard")
         for name, (sae, findings) in measured.items():
-            facts = page_facts(sae, seen[name], album, trainer.callback_metrics, name)
-            content = compose(sae, facts, seen[name], findings, album)
+            facts = page_facts(sae, strongest[name], album, trainer.callback_metrics, name)
+            content = compose(sae, facts, strongest[name], findings, album)
             path = folder / ("index.html" if name == ALONE else f"{name}.html")
-            written = write_page(content, path, names[name], self.limit)
-            print(f"dashboard: {written.path} ({files.human_bytes(written.bytes)})")
+            page = write_page(content, path, names[name], self.limit)
+            print(f"dashboard: {page.path} ({files.human_bytes(page.bytes)})")
 
     def _names(self, saes: Mapping[str, Sae]) -> dict[str, dict[int, str]]:
         """What people called latents, by dictionary."""

@@ -112,12 +112,12 @@ def one_step_sheet(
     codes, noise = net.codes(images).float(), start_noise(net, seed, range(len(images)))
     columns = [images.repeat_interleave(2, 0)]
     for timestep in timesteps:
-        pair = [one_step(net, images, told, timestep, noise)[0] for told in (None, codes)]
+        pair = [one_step(net, images, code, timestep, noise)[0] for code in (None, codes)]
         columns.append(torch.stack(pair, 1).flatten(0, 1))
     pictures = check_drawn(torch.stack(columns, 1)).clamp(-1, 1).cpu()
     words = []
-    for said in ("without", "with code"):
-        words += ["picture", *(f"{timestep} {said}" for timestep in timesteps)]
+    for label in ("without", "with code"):
+        words += ["picture", *(f"{timestep} {label}" for timestep in timesteps)]
     return contact_sheet(
         pictures.flatten(0, 1), columns=pictures.shape[1], captions=words * len(images)
     )
@@ -133,8 +133,8 @@ def gap_rows(
     for position in respaced_timesteps(steps, str(points)):
         noise = start_noise(net, seed + 1 + position, range(len(images)))
         row: dict[str, int | float] = {"timestep": position + first}
-        for name, told in ((WITHOUT, None), (WITH, codes)):
-            gap = one_step(net, images, told, position + first, noise)[1].double()
+        for name, code in ((WITHOUT, None), (WITH, codes)):
+            gap = one_step(net, images, code, position + first, noise)[1].double()
             row[name] = gap.mean().item()
             error = gap.std().item() / len(gap) ** 0.5 if len(gap) > 1 else 0.0
             row[f"{name}_error"] = error

@@ -48,14 +48,14 @@ class Drawn(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first rank writes."""
-        drawn = pl_module.drawn_latents()  # of all ranks
+        latents = pl_module.drawn_latents()  # of all ranks
         if not trainer.is_global_zero:
             return
         (row,) = pl_module.tables()["faithfulness"]
         facts = {name.replace("_", " "): row[name] for name in FACTS}
-        content = compose_switched(drawn, facts, trainer.datamodule, self.top, self.side)
+        content = compose_switched(latents, facts, trainer.datamodule, self.top, self.side)
         key = content.key
         names = {} if self.names is None else read_names(self.names, key)[key]
         folder = files.unused(self.folder / "drawn")
-        written = write_page(content, folder / "index.html", names, self.limit)
-        print(f"drawn: {written.path} ({files.human_bytes(written.bytes)})")
+        page = write_page(content, folder / "index.html", names, self.limit)
+        print(f"drawn: {page.path} ({files.human_bytes(page.bytes)})")

@@ -41,12 +41,12 @@ class Fading:
         network, codes = self._curves(runs)
         rows = [
             {"attribute": name, "fades_at": fades(network[name], self.share)}
-            | {run: self._known(own.prefixes, name) for run, own in codes.items()}
-            | {f"{run} random": self._mean_random(own, name) for run, own in codes.items()}
+            | {run: self._known(code.prefixes, name) for run, code in codes.items()}
+            | {f"{run} random": self._mean_random(code, name) for run, code in codes.items()}
             for name in network
             if name in strong(network, self.least)
         ]
-        correlations = [self._correlation(run, own, rows) for run, own in codes.items()]
+        correlations = [self._correlation(run, code, rows) for run, code in codes.items()]
         folder = files.writable_folder(self.folder)
         files.write_atomic(folder / "fading.csv", as_csv(rows).encode())
         files.write_atomic(folder / "correlations.csv", as_csv(correlations).encode())
@@ -60,8 +60,8 @@ class Fading:
         networks, codes = {}, {}
         for run in runs.finished:
             rows = attribute_rows(run)
-            if (own := code_curves(rows)).prefixes:
-                codes[run.folder.name] = own
+            if (code := code_curves(rows)).prefixes:
+                codes[run.folder.name] = code
             elif curves := network_curves(rows):
                 networks[run.folder.name] = curves
         if len(networks) != 1 or not codes:
@@ -78,18 +78,18 @@ class Fading:
         there = name in curves and name in strong(curves, self.least)
         return known(curves[name], self.share) if there else None
 
-    def _mean_random(self, own: CodeCurves, name: str) -> float | None:
+    def _mean_random(self, code: CodeCurves, name: str) -> float | None:
         """The same of random sets of as many entries, on average over the drawn orders."""
-        each = [self._known(curves, name) for curves in own.random]
+        each = [self._known(curves, name) for curves in code.random]
         there = [value for value in each if value is not None]
         return sum(there) / len(there) if there else None
 
-    def _correlation(self, run: str, own: CodeCurves, rows: Sequence[Row]) -> Row:
+    def _correlation(self, run: str, code: CodeCurves, rows: Sequence[Row]) -> Row:
         """How well the order in which a code knows attributes follows that in which they fade."""
         when = {row["attribute"]: row["fades_at"] for row in rows}
-        ordered = self._against(own.prefixes, when)
-        drawn = [self._against(curves, when)[0] for curves in own.random]
-        there = [value for value in drawn if value is not None]
+        ordered = self._against(code.prefixes, when)
+        null = [self._against(curves, when)[0] for curves in code.random]
+        there = [value for value in null if value is not None]
         return {
             "code": run,
             "attributes": ordered[1],

@@ -57,8 +57,8 @@ class Grid(pl.Callback):
                 f"without"
             )
         if self.classes is not None:
-            known = getattr(trainer.datamodule, "facts", {}).get("class_names") or ()
-            self.only = labels_of(self.classes, known)
+            class_names = getattr(trainer.datamodule, "facts", {}).get("class_names") or ()
+            self.only = labels_of(self.classes, class_names)
 
     def on_predict_batch_end(
         self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
@@ -83,8 +83,8 @@ class Grid(pl.Callback):
                 print(f"grid: nothing to draw, task={task_of(type(pl_module))} shows no pictures")
         elif trainer.is_global_zero:
             folder = files.unused(self.folder / "grid")
-            asked = self.classes, self.pictures or SHOWN
-            for name, figure in concept_figures(pl_module, trainer.datamodule, *asked).items():
+            options = self.classes, self.pictures or SHOWN
+            for name, figure in concept_figures(pl_module, trainer.datamodule, *options).items():
                 self._write(figure, folder / f"{name}.png")
 
     def _collect(self, trainer: pl.Trainer, outputs: object, batch: object) -> None:
@@ -95,13 +95,13 @@ class Grid(pl.Callback):
         missing = (self.pictures or ON_SHEET) - len(self.rows)
         if not trainer.is_global_zero or images is None or missing <= 0:
             return
-        made = "image" in outputs  # then its mask belongs to it, and nothing was predicted
-        seen = {"image": images, "mask": outputs.get("mask") if made else batch.get("mask")}
-        seen["prediction"] = None if made else outputs.get("mask")
-        known = {name: maps for name, maps in seen.items() if maps is not None}
-        shown = [index for index in range(len(images)) if self._shows(known, index)]
+        draws = "image" in outputs  # then its mask belongs to it, and nothing was predicted
+        layers = {"image": images, "mask": outputs.get("mask") if draws else batch.get("mask")}
+        layers["prediction"] = None if draws else outputs.get("mask")
+        present = {name: maps for name, maps in layers.items() if maps is not None}
+        shown = [index for index in range(len(images)) if self._shows(present, index)]
         for index in shown[:missing]:
-            self.rows.append({name: maps[index].cpu() for name, maps in known.items()})
+            self.rows.append({name: maps[index].cpu() for name, maps in present.items()})
 
     def _shows(self, maps: dict[str, Tensor], index: int) -> bool:
         """Whether a picture has one of the classes that were asked for."""

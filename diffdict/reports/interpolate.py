@@ -60,7 +60,7 @@ class Interpolate(CodeReport):
         noise = chains.invert(images, codes)
         parts = self._parts(chains.net.pdae)
         names = ["codes and noise", *(part.name for part in parts)]
-        starts, told, mixed = [], [], []
+        starts, blends, mixed = [], [], []
         for pair in self.pairs:
             first, second = self.places(pair)
             ends = codes[[first]], codes[[second]]
@@ -68,23 +68,23 @@ class Interpolate(CodeReport):
                 [slerp(noise[[first]], noise[[second]], float(s)) for s in self.shares]
             )
             shares = self.shares.to(codes)[:, None]
-            told.append(torch.lerp(ends[0], ends[1], shares))
+            blends.append(torch.lerp(ends[0], ends[1], shares))
             starts.append(around)
             for part in parts:
-                own = ends[0].repeat(len(shares), 1)
-                own[:, part.entries] = torch.lerp(*(end[:, part.entries] for end in ends), shares)
-                told.append(own)
+                rows = ends[0].repeat(len(shares), 1)
+                rows[:, part.entries] = torch.lerp(*(end[:, part.entries] for end in ends), shares)
+                blends.append(rows)
                 starts.append(noise[[first]].expand(len(shares), -1, -1, -1))
             both = [end.expand(len(shares), -1) for end in ends]
             mixed.append(side_by_side(*both, shares[:, 0]))
-        drawn = chains.draw(torch.cat(starts), torch.cat(told))
-        check_finite_pictures(drawn, self.word)
-        lines = drawn.unflatten(0, (len(self.pairs), len(names), len(self.shares)))
+        pictures = chains.draw(torch.cat(starts), torch.cat(blends))
+        check_finite_pictures(pictures, self.word)
+        lines = pictures.unflatten(0, (len(self.pairs), len(names), len(self.shares)))
         along = None
         if self.trajectory:
             firsts = [self.places(pair)[0] for pair in self.pairs]
-            own = noise[firsts].repeat_interleave(len(self.shares), 0)
-            along = chains.draw(own, torch.cat(mixed), trajectory(chains))
+            rows = noise[firsts].repeat_interleave(len(self.shares), 0)
+            along = chains.draw(rows, torch.cat(mixed), trajectory(chains))
             along = along.unflatten(0, (len(self.pairs), len(self.shares)))
         return draw_lines(self._lines(images, lines, along, names)), []
 
@@ -96,17 +96,17 @@ class Interpolate(CodeReport):
         names: Sequence[str],
     ) -> list[PictureLine]:
         """Each between its two pictures."""
-        found = []
+        picture_lines = []
         for row, pair in enumerate(self.pairs):
             first, second = (images[[place]] for place in self.places(pair))
-            own = [*zip(names, lines[row], strict=True)]
+            entries = [*zip(names, lines[row], strict=True)]
             if along is not None:
-                own.insert(1, ("trajectory", along[row]))
-            for name, pictures in own:
+                entries.insert(1, ("trajectory", along[row]))
+            for name, pictures in entries:
                 captions = [f"{share:.2g}" for share in self.shares.tolist()]
                 captions = [name, *captions, f"picture {pair[1]}"]
-                found.append(PictureLine(torch.cat([first, pictures, second]), captions))
-        return found
+                picture_lines.append(PictureLine(torch.cat([first, pictures, second]), captions))
+        return picture_lines
 
 
 def trajectory(chains: Chains) -> Callable[[Tensor], Net]:

@@ -138,7 +138,7 @@ def predictor_rows(
             "sign": int(best[LATENTS].sign[i]),
             "train": float(best[LATENTS].chosen_by[i]),
         }
-        row |= {kind: float(found.figure[i]) for kind, found in best.items()}
+        row |= {kind: float(predictor.figure[i]) for kind, predictor in best.items()}
         rows.append(row | {"chance": float(chance[i])})
     return [*mean_rows(rows, list(best)), *rows]
 
@@ -147,30 +147,30 @@ def mean_rows(rows: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
     """Over binary attributes, and over numbers, of those that the test pictures tell."""
     means: list[Row] = []
     for figure in dict.fromkeys(row["figure"] for row in rows):
-        own = [row for row in rows if row["figure"] == figure and row[LATENTS] == row[LATENTS]]
-        if own:
+        group = [row for row in rows if row["figure"] == figure and row[LATENTS] == row[LATENTS]]
+        if group:
             columns = ("train", *kinds, "chance")
-            mean = {column: sum(row[column] for row in own) / len(own) for column in columns}
-            means.append({"attribute": f"mean of {len(own)}", "figure": figure, **mean})
+            mean = {column: sum(row[column] for row in group) / len(group) for column in columns}
+            means.append({"attribute": f"mean of {len(group)}", "figure": figure, **mean})
     return means
 
 
 def code_rows(train: CodedPictures, test: CodedPictures, parts: dict[str, slice]) -> list[Row]:
     """R² of each latent's pooled activity by part, the best explained first; first the mean."""
     moves = (train.numbers.std(0) > 0) & (test.numbers.std(0) > 0)
-    own = moves.nonzero()[:, 0].tolist()
-    if not own:
+    ids = moves.nonzero()[:, 0].tolist()
+    if not ids:
         return []
     shares = explained_by_parts(
-        train._replace(numbers=train.numbers[:, own]),
-        test._replace(numbers=test.numbers[:, own]),
+        train._replace(numbers=train.numbers[:, ids]),
+        test._replace(numbers=test.numbers[:, ids]),
         list(parts.values()),
     )
     half = train.numbers.shape[1] // len(POOLED)
-    told = dict(zip(parts, shares.nanmean(1).tolist(), strict=True))
-    rows: list[Row] = [{"latent": f"mean of {len(own)}", "pooled": "", **told}]
+    means = dict(zip(parts, shares.nanmean(1).tolist(), strict=True))
+    rows: list[Row] = [{"latent": f"mean of {len(ids)}", "pooled": "", **means}]
     order = shares[0].argsort(descending=True).tolist()
     for place in order:
-        named = dict(zip(parts, shares[:, place].tolist(), strict=True))
-        rows.append({"latent": own[place] % half, "pooled": POOLED[own[place] // half], **named})
+        row = dict(zip(parts, shares[:, place].tolist(), strict=True))
+        rows.append({"latent": ids[place] % half, "pooled": POOLED[ids[place] // half], **row})
     return rows

@@ -29,25 +29,25 @@ class LifetimeMap:
 
     def collect(self, runs: Runs) -> Collected:
         """Draws the one run of task=lifetimes that is among these."""
-        found = [run for run in runs.finished if run.task == "lifetimes"]
-        if len(found) != 1:
+        matches = [run for run in runs.finished if run.task == "lifetimes"]
+        if len(matches) != 1:
             raise UserError(
-                f"report=lifetimes shows one run of task=lifetimes, got {len(found)} "
-                f"({', '.join(str(run.folder) for run in found) or 'none'}): runs=outputs/…"
+                f"report=lifetimes shows one run of task=lifetimes, got {len(matches)} "
+                f"({', '.join(str(run.folder) for run in matches) or 'none'}): runs=outputs/…"
             )
-        tables, folder = tables_of_run(found[0]), files.writable_folder(self.folder)
+        tables, folder = tables_of_run(matches[0]), files.writable_folder(self.folder)
         picture = write_chart(draw_lifetimes(tables["lifetimes"]), folder / "lifetimes.png")
         print(f"lifetimes: {picture}")
         if "class_latents" in tables:
-            drawn = draw_class_latents(tables["class_latents"])
-            print(f"lifetimes: {write_chart(drawn, folder / 'class_latents.png')}")
+            figure = draw_class_latents(tables["class_latents"])
+            print(f"lifetimes: {write_chart(figure, folder / 'class_latents.png')}")
         return Collected("lifetimes", tables["timesteps"], picture)
 
 
 def timesteps_of(row: Row, prefix: str) -> list[str]:
     """The timesteps of a row's columns, ascending, as its columns say them."""
-    own = [key.removeprefix(prefix) for key in row if key.startswith(prefix)]
-    return sorted(own, key=int)
+    timesteps = [key.removeprefix(prefix) for key in row if key.startswith(prefix)]
+    return sorted(timesteps, key=int)
 
 
 @styled()
@@ -89,8 +89,8 @@ def draw_class_latents(rows: Sequence[Row]) -> "matplotlib.figure.Figure":
     texts = [
         ["" if row[LATENT + t] is None else str(row[LATENT + t]) for t in steps] for row in rows
     ]
-    known = [value for row in values for value in row if value is not None]
-    mesh = draw_cells(axes, values, texts, (0, max(known, default=1.0)), "viridis")
+    numbers = [value for row in values for value in row if value is not None]
+    mesh = draw_cells(axes, values, texts, (0, max(numbers, default=1.0)), "viridis")
     name_cells(axes, [str(int(t)) for t in steps], [str(row["class"]) for row in rows])
     axes.set(title="latent of the best IoU with the class's tokens", xlabel="timestep")
     figure.colorbar(mesh, ax=axes, aspect=30, pad=0.02).set_label("IoU")

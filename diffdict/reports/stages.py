@@ -34,24 +34,24 @@ class Stages(CodeReport):
         noise = chains.invert(images, codes)
         parts = code_slices(chains.net.pdae, None, self.word)
         order = parts[::-1] if self.last_first else parts
-        opened, told = torch.zeros_like(codes), []
+        opened, prefixes = torch.zeros_like(codes), []
         for part in order:
             opened = opened.clone()
             opened[:, part.entries] = codes[:, part.entries]
-            told.append(opened)
-        bare = chains.draw(noise, codes, lambda own: lambda x, t: chains.net(x, t))
-        drawn = chains.draw(noise.repeat(len(order), 1, 1, 1), torch.cat(told))
-        drawn = torch.cat([bare[None], drawn.unflatten(0, (len(order), len(images)))])
-        check_finite_pictures(drawn.flatten(0, 1), self.word)
+            prefixes.append(opened)
+        bare = chains.draw(noise, codes, lambda _: lambda x, t: chains.net(x, t))
+        stage = chains.draw(noise.repeat(len(order), 1, 1, 1), torch.cat(prefixes))
+        stage = torch.cat([bare[None], stage.unflatten(0, (len(order), len(images)))])
+        check_finite_pictures(stage.flatten(0, 1), self.word)
         captions = ["without code", *(f"+ {part.name}" for part in order)]
         lines = [
-            PictureLine(torch.cat([images[[row]], drawn[:, row]]), [f"picture {index}", *captions])
+            PictureLine(torch.cat([images[[row]], stage[:, row]]), [f"picture {index}", *captions])
             for row, index in enumerate(self.pictures)
         ]
         rows: list[Row] = []
         for place, part in enumerate(order):
-            change = (drawn[place + 1] - drawn[place]).square().mean((1, 2, 3)).sqrt()
-            off = (drawn[place + 1] - images).square().mean((1, 2, 3)).sqrt()
+            change = (stage[place + 1] - stage[place]).square().mean((1, 2, 3)).sqrt()
+            off = (stage[place + 1] - images).square().mean((1, 2, 3)).sqrt()
             rows.append(
                 {
                     "part": part.name,

@@ -27,7 +27,7 @@ class ResultsTable:
         """Writes and prints."""
         _, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over)
         rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
-        said: list[Row] = [
+        text_rows: list[Row] = [
             {
                 **dict(zip(keys, map(format_cell, values), strict=True)),
                 "n": len(own),
@@ -37,7 +37,7 @@ class ResultsTable:
         ]
         folder = files.writable_folder(self.folder)
         files.write_atomic(folder / "table.csv", as_csv(rows).encode())
-        files.write_atomic(folder / "table.md", as_markdown(said).encode())
-        print_rows(said)
+        files.write_atomic(folder / "table.md", as_markdown(text_rows).encode())
+        print_rows(text_rows)
         print(f"table: {folder / 'table.csv'}, {folder / 'table.md'}")
         return Collected("table", rows, None)

@@ -57,8 +57,8 @@ class Page(NamedTuple):
                     f"to {run.project}: add logger.wandb.project={self.project}"
                 )
             if run.offline:
-                said = "no page is made offline: wandb sync the runs, then run this again"
-                print(f"report=wandb: {said}", file=sys.stderr)
+                advice = "no page is made offline: wandb sync the runs, then run this again"
+                print(f"report=wandb: {advice}", file=sys.stderr)
             else:
                 self._save(self.entity or run.entity)
 
@@ -70,8 +70,8 @@ class Page(NamedTuple):
         try:
             print(f"wandb: {page.save().url}")
         except (wandb.Error, OSError, ValueError) as error:
-            said = str(error).splitlines()[0]
-            print(f"report=wandb: wandb did not take the page ({said})", file=sys.stderr)
+            reason = str(error).splitlines()[0]
+            print(f"report=wandb: wandb did not take the page ({reason})", file=sys.stderr)
 
 
 class WandbReport:
@@ -89,8 +89,8 @@ class WandbReport:
     def collect(self, runs: Runs) -> Page:
         """The page; nothing is written before it is logged."""
         groups = tuple(dict.fromkeys(filter(None, map(recorded_group, runs.finished))))
-        asked = [one for one in map(recorded_by, runs.finished) if one is not None]
-        projects = {(one.get("project"), one.get("entity")) for one in asked}
+        records = [one for one in map(recorded_by, runs.finished) if one is not None]
+        projects = {(one.get("project"), one.get("entity")) for one in records}
         if len(projects) > 1:
             names = ", ".join(sorted(str(project) for project, _ in projects))
             raise UserError(
@@ -103,17 +103,17 @@ class WandbReport:
                 "them with logger=wandb"
             )
         points, keys, cells, metrics = compared(runs, self.task, None, self.over)
-        known = recorded_figures({point.run.folder: point.run for point in points}.values())
-        metrics += [CHANCE] if CHANCE in known else []
+        figures = recorded_figures({point.run.folder: point.run for point in points}.values())
+        metrics += [CHANCE] if CHANCE in figures else []
         rows = [
             {
                 **dict(zip(keys, map(format_cell, values), strict=True)),
-                **{name: str(averaged(own, name) or "") for name in metrics},
+                **{name: str(averaged(repeats, name) or "") for name in metrics},
             }
-            for values, own in cells.items()
+            for values, repeats in cells.items()
         ]
         title = self.title or ", ".join(groups)
-        return Page(title, *projects.pop(), groups, rows, sections(keys, known))
+        return Page(title, *projects.pop(), groups, rows, sections(keys, figures))
 
 
 def recorded_figures(runs: Iterable[Finished]) -> set[str]:
@@ -146,20 +146,20 @@ def sections(keys: Sequence[str], known: set[str]) -> dict[str, list[Panel]]:
         Panel("table", "Latents of the classes", ("classes",), needs=(IOU,)),
         Panel("table", "Classes", ("classes",), needs=(MIOU,)),
     ]
-    asked = {
+    questions = {
         "Where is it clearest?": where,
         "Sparse or exact?": good,
         "Which latent is which part?": parts,
     }
-    found = {
+    answers = {
         question: [
             panel
             for panel in panels
             if {*(panel.figures if panel.needs is None else panel.needs)} <= known
         ]
-        for question, panels in asked.items()
+        for question, panels in questions.items()
     }
-    return {question: panels for question, panels in found.items() if panels}
+    return {question: panels for question, panels in answers.items() if panels}
 
 
 def report_of(page: Page, entity: str) -> "Report":
@@ -179,8 +179,8 @@ def report_of(page: Page, entity: str) -> "Report":
     )
     blocks = [v2.H1("What these runs have measured"), v2.MarkdownBlock(as_markdown(page.rows))]
     for question, panels in page.sections.items():
-        drawn = [_drawn(panel, place) for panel, place in zip(panels, places(panels), strict=True)]
-        blocks += [v2.H1(question), v2.PanelGrid(runsets=[shown], panels=drawn)]
+        grid = [_drawn(panel, place) for panel, place in zip(panels, places(panels), strict=True)]
+        blocks += [v2.H1(question), v2.PanelGrid(runsets=[shown], panels=grid)]
     return v2.Report(
         project=page.project, entity=entity, title=page.title[:128], blocks=blocks, width="fluid"
     )
@@ -188,14 +188,14 @@ def report_of(page: Page, entity: str) -> "Report":
 
 def places(panels: Sequence[Panel]) -> list[dict[str, int]]:
     """Where they stand: two a row, and what is looked into from side to side."""
-    made, x, y = [], 0, 0
+    boxes, x, y = [], 0, 0
     for panel in panels:
         wide = panel.kind in WIDE
         if wide and x:
             x, y = 0, y + HIGH
-        made.append({"x": x, "y": y, "w": SIDE if wide else SIDE // 2, "h": HIGH * (1 + wide)})
+        boxes.append({"x": x, "y": y, "w": SIDE if wide else SIDE // 2, "h": HIGH * (1 + wide)})
         x, y = (0, y + HIGH * (1 + wide)) if wide or x else (SIDE // 2, y)
-    return made
+    return boxes
 
 
 def _drawn(panel: Panel, place: dict[str, int]) -> "WorkspacePanel":

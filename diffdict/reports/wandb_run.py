@@ -126,14 +126,14 @@ class WandbRun(pl.loggers.WandbLogger):
         try:
             self._keep_extracted(extracted_by([module, *trainer.callbacks]))
             tables = module.tables() if isinstance(module, HasTables) else {}
-            drawn = class_pictures(module, trainer.datamodule) if "classes" in tables else {}
+            pictures = class_pictures(module, trainer.datamodule) if "classes" in tables else {}
             for name, rows in tables.items():
-                self.experiment.log(shown(name, rows, drawn if name == "classes" else {}))
+                self.experiment.log(shown(name, rows, pictures if name == "classes" else {}))
             for path in sorted([*folder.glob("grid*.png"), *folder.glob("grid*/*.png")]):
                 self.log_image(f"figures/{path.stem}", [str(path)])
             self._keep_dictionary(folder / "dictionary")
             self._keep_stores(trainer.datamodule)
-            self._keep_each(folder, tables.get("classes", []), drawn)
+            self._keep_each(folder, tables.get("classes", []), pictures)
         except wandb.Error as error:
             print(f"wandb did not take all of this run ({error}): see its folder", file=sys.stderr)
 
@@ -151,19 +151,19 @@ class WandbRun(pl.loggers.WandbLogger):
                 artifact.add_reference((Path(row["path"]) / "store.json").as_uri())
                 self.experiment.log_artifact(artifact)
 
-    def _keep_each(self, folder: Path, classes: Sequence[Row], drawn: ClassPictures) -> None:
+    def _keep_each(self, folder: Path, classes: Sequence[Row], pictures: ClassPictures) -> None:
         """Of several dictionaries a run each: its config, its figures, its classes."""
         results = read_results(folder)
         if results is None or results["task"] != "sae":
             return
-        typed, metrics, names = typed_keys(results["overrides"]), results["metrics"], []
+        keys, metrics, names = typed_keys(results["overrides"]), results["metrics"], []
         for name, settings in dictionaries_of(metrics).items():
             config = own_config(self.experiment.config.as_dict(), settings)
-            labels = labels_of_dictionary(config, [*typed, *settings], self.experiment.group)
+            labels = labels_of_dictionary(config, [*keys, *settings], self.experiment.group)
             if self.typed_name is not None:
                 labels = labels._replace(name=f"{self.typed_name} {name}")
             run = self._begin_another(run_id(folder, name), config, labels)
-            run.log(own_figures(metrics, name) | own_classes(classes, drawn, name))
+            run.log(own_figures(metrics, name) | own_classes(classes, pictures, name))
             run.finish()
             names.append(labels.name)
         if names:
@@ -175,8 +175,8 @@ class WandbRun(pl.loggers.WandbLogger):
 
         def begin() -> object:
             settings = {**self._wandb_init["settings"], **BRIEF}
-            own = {"id": own_id, "reinit": "create_new", "config": config, "settings": settings}
-            return wandb.init(**{**self._wandb_init, **labels._asdict(), **own})
+            options = {"id": own_id, "reinit": "create_new", "config": config, "settings": settings}
+            return wandb.init(**{**self._wandb_init, **labels._asdict(), **options})
 
         return self._begin(begin)
 
@@ -196,9 +196,9 @@ class WandbRun(pl.loggers.WandbLogger):
         stores = data.stores() if isinstance(data, ReadsStores) else {}
         for split, store in stores.items():
             path = store.path.absolute()
-            known = {"path": str(path), "identity": store.metadata["store"], **store.identity}
+            facts = {"path": str(path), "identity": store.metadata["store"], **store.identity}
             artifact = wandb.Artifact(
-                f"features-{split}", "features", metadata=files.as_json_values(known)
+                f"features-{split}", "features", metadata=files.as_json_values(facts)
             )
             artifact.add_reference((path / "store.json").as_uri())
             self.experiment.log_artifact(artifact)
@@ -206,7 +206,7 @@ class WandbRun(pl.loggers.WandbLogger):
 
 def class_pictures(module: pl.LightningModule, data: pl.LightningDataModule) -> ClassPictures:
     """By dictionary and class a test picture, with where the class's best latent is counted."""
-    drawn = {}
+    pictures = {}
     measured = module.dictionaries() if isinstance(module, HasDictionaries) else {}
     for name, (sae, findings) in measured.items():
         if findings is None:
@@ -214,8 +214,8 @@ def class_pictures(module: pl.LightningModule, data: pl.LightningDataModule) -> 
         sae = sae.to(findings.thresholds.device)  # Lightning has moved it away
         for row in concept_rows(sae, findings, data, None, 1):
             cells = row.groups[0]
-            drawn[None if name == ALONE else name, row.name] = cells[min(HEAT, len(cells) - 1)]
-    return drawn
+            pictures[None if name == ALONE else name, row.name] = cells[min(HEAT, len(cells) - 1)]
+    return pictures
 
 
 def shown(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, object]:
@@ -225,8 +225,8 @@ def shown(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, obj
     columns = columns_for_wandb([files.as_json_values(row) for row in rows])
     logged = {}
     if drawn:
-        found = [drawn.get((row.get("dictionary"), row["class"])) for row in rows]
-        columns["picture"] = [None if one is None else wandb.Image(one) for one in found]
+        images = [drawn.get((row.get("dictionary"), row["class"])) for row in rows]
+        columns["picture"] = [None if one is None else wandb.Image(one) for one in images]
         captions = {key: " ".join(filter(None, key)) for key in drawn}
         logged["concepts"] = [wandb.Image(drawn[key], caption=captions[key]) for key in drawn]
     lines = [list(line) for line in zip(*columns.values(), strict=True)]
@@ -235,12 +235,12 @@ def shown(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, obj
 
 def own_config(config: Mapping, settings: Mapping[str, Value]) -> dict:
     """The config of one of several dictionaries: its own number where there is a list."""
-    own = deepcopy(dict(config))
+    result = deepcopy(dict(config))
     for key, value in settings.items():
         setting = key.removeprefix("sae.")
-        for node in (own["sae"], own["model"]["sae"]):
+        for node in (result["sae"], result["model"]["sae"]):
             node[setting] = value
-    return own
+    return result
 
 
 def own_classes(classes: Sequence[Row], drawn: ClassPictures, name: str) -> dict[str, object]:

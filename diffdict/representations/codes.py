@@ -97,9 +97,9 @@ class PooledCodes(Representation):
         """One picture's after the other: never all at once."""
         self.check_pictures(images)
         maps = self.passes.maps(images, range(len(images)))
-        seen = torch.cat([maps[key].float() for key in self.passes.keys], dim=1)
+        stack = torch.cat([maps[key].float() for key in self.passes.keys], dim=1)
         latents = torch.tensor(self.latents, device=images.device)
-        for each in seen:
+        for each in stack:
             codes = self.sae.encode_sparse(each.flatten(1).mT).dense(self.sae.latents)
             yield codes.T[latents].unflatten(1, each.shape[1:])
 
@@ -120,5 +120,5 @@ def _name(latents: Sequence[int] | None) -> str:
     """What is stored of it, by a name of its own for few latents."""
     if latents is None:
         return "codes"
-    named = "_".join(map(str, latents[:NAMED]))
-    return f"codes_{named}" + (f"_and_{len(latents) - NAMED}" if len(latents) > NAMED else "")
+    numbers = "_".join(map(str, latents[:NAMED]))
+    return f"codes_{numbers}" + (f"_and_{len(latents) - NAMED}" if len(latents) > NAMED else "")

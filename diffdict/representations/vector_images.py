@@ -73,15 +73,15 @@ class VectorImages(ImageDataModule):
     @property
     def facts(self) -> dict[str, object]:
         """Those of the pictures, and of the vectors."""
-        told = self.representation
+        representation = self.representation
         return {
             **super().facts,
-            "vector_width": told.dim,
+            "vector_width": representation.dim,
             "representation": {
-                "name": told.name,
-                "sha256": told.sha256,
-                "image_size": told.image_size,
-                "width": told.dim,
+                "name": representation.name,
+                "sha256": representation.sha256,
+                "image_size": representation.image_size,
+                "width": representation.dim,
                 **self._recipe(),
             },
         }
@@ -134,15 +134,15 @@ class VectorImages(ImageDataModule):
         self, images: Float[Tensor, "batch 3 side side"], indices: Tensor
     ) -> Float[Tensor, "batch width"]:
         """The vectors of these pictures, made now."""
-        made = self.representation.to(images.device).vectors(images).float()
-        finite = made.isfinite().all(1)
+        vectors = self.representation.to(images.device).vectors(images).float()
+        finite = vectors.isfinite().all(1)
         if not bool(finite.all()):
             index = int(indices[~finite][0])
             raise UserError(
                 f"The vector of picture {index} by {self.representation.name} is no number: look "
                 "at the picture, and at the representation's weights"
             )
-        return made
+        return vectors
 
     def vectors_of(self, split: str, indices: list[int]) -> Float[Tensor, "n width"]:
         """The vectors of some pictures."""
@@ -183,17 +183,17 @@ class VectorImages(ImageDataModule):
         """The stored vectors of these pictures, with their mirror images' where those are due."""
         mirrored = self.flip and split == "train"
         blocks = [VECTOR, MIRRORED] if mirrored else [VECTOR]
-        seen, told = self.seen(split), self.representation
-        as_stored = self._as_stored(split, told.name)
-        expect = {"backbone_sha256": told.sha256, "dataset_hash": as_stored.fingerprint}
+        seen, net = self.seen(split), self.representation
+        as_stored = self._as_stored(split, net.name)
+        expect = {"backbone_sha256": net.sha256, "dataset_hash": as_stored.fingerprint}
         try:
-            return StoredSource(self.root, seen.name, told.name, split, None, blocks, expect=expect)
+            return StoredSource(self.root, seen.name, net.name, split, None, blocks, expect=expect)
         except MissingFeatures as missing:
-            asked = " block=[vector,mirrored]" if mirrored else ""
+            option = " block=[vector,mirrored]" if mirrored else ""
             raise UserError(
-                f"No vectors of {seen.name} ({split}) by {told.name} in {self.root}/"
+                f"No vectors of {seen.name} ({split}) by {net.name} in {self.root}/"
                 f"{', with those of mirror images, which data.flip=true asks for' * mirrored}. "
-                f"Make them: python extract.py task=vectors{asked} with the same representation= "
+                f"Make them: python extract.py task=vectors{option} with the same representation= "
                 "and dataset= — or say data.vectors=live"
             ) from missing
 

@@ -45,8 +45,8 @@ def log_histogram(
     """The histogram in loggers that show them; others do without."""
     edges, counts = histogram.edges.numpy(), histogram.counts.numpy()
     if isinstance(logger, pl.loggers.WandbLogger):
-        drawn = sys.modules["wandb"].Histogram(np_histogram=(counts, edges))
-        logger.log_metrics({name: drawn}, step=step)
+        wandb_histogram = sys.modules["wandb"].Histogram(np_histogram=(counts, edges))
+        logger.log_metrics({name: wandb_histogram}, step=step)
     elif isinstance(logger, pl.loggers.TensorBoardLogger):
         middles = (edges[:-1] + edges[1:]) / 2
         logger.experiment.add_histogram_raw(

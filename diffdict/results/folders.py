@@ -54,8 +54,8 @@ class Runs(NamedTuple):
 
 def checkpoint_step(path: str | Path | None) -> int | None:
     """Optimizer steps by the name of a checkpoint's file or samples; None where it says none."""
-    named = None if path is None else STEP.fullmatch(Path(path).name)
-    return int(named[1] or named[2]) if named else None
+    match = None if path is None else STEP.fullmatch(Path(path).name)
+    return int(match[1] or match[2]) if match else None
 
 
 def read_results(folder: str | Path) -> dict | None:
@@ -65,14 +65,14 @@ def read_results(folder: str | Path) -> dict | None:
         return None
     try:
         results = json.loads(path.read_text())
-        came = results["format"]
+        version = results["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} was not written by diffdict, or was changed: delete it, and run that job again"
         ) from error
-    if came != FORMAT:
+    if version != FORMAT:
         raise UserError(
-            f"{path} has format {came}, this diffdict reads {FORMAT}: run that job again, "
+            f"{path} has format {version}, this diffdict reads {FORMAT}: run that job again, "
             f"or use the version that wrote it: {results.get('versions')}"
         )
     return results
@@ -152,10 +152,10 @@ def _learns(folder: Path) -> bool:
     """Whether results were to come: not of extract.py, a report on other runs, or one picture."""
     try:
         door = OmegaConf.load(folder / RECORD / "hydra.yaml").hydra.job.config_name
-        typed = list(OmegaConf.load(folder / RECORD / "overrides.yaml"))
+        words = list(OmegaConf.load(folder / RECORD / "overrides.yaml"))
     except (OSError, AttributeError):  # killed before it could say
         return True
-    return door != "extract" and not any(word.startswith(("runs=", "picture=")) for word in typed)
+    return door != "extract" and not any(word.startswith(("runs=", "picture=")) for word in words)
 
 
 def _natural(path: str) -> list[tuple[bool, int, str]]:

@@ -65,8 +65,8 @@ def extraction(cfg: DictConfig, missing: MissingFeatures) -> str | None:
     except (HydraException, OmegaConfBaseException):
         return None
     words.sort(key=lambda word: (CARRIED.index(_root(word)), "." in _key(word)))
-    asked = [missing.timestep, cfg.get("timestep")], [missing.block, cfg.get("block")]
-    places = where(*(next((one for one in each if one is not None), None) for each in asked))
+    pairs = [missing.timestep, cfg.get("timestep")], [missing.block, cfg.get("block")]
+    places = where(*(next((one for one in each if one is not None), None) for each in pairs))
     return command("python", "extract.py", *_flags(), *words, *places, *_split(cfg, missing))
 
 
@@ -99,16 +99,16 @@ def _nearest(group: str, place: str, cfg: DictConfig, words: Sequence[str]) -> s
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     for option in [wanted["name"]] if wanted.get("name") in options else options:
         with suppress(HydraException, OmegaConfBaseException):  # no option beside the other words
-            made = _node(_composed([*words, f"{group}={option}"]), place)
-            distances[option] = len(list(_changes(place, made, wanted)))
+            node = _node(_composed([*words, f"{group}={option}"]), place)
+            distances[option] = len(list(_changes(place, node, wanted)))
     return min(distances, key=distances.get, default=None)
 
 
 def _lacking(cfg: DictConfig, words: Sequence[str], places: Sequence[str]) -> list[str]:
     """What the words leave out of this config's nodes."""
-    made = _composed(words)
+    base = _composed(words)
     return [
-        word for place in places for word in _changes(place, _node(made, place), _node(cfg, place))
+        word for place in places for word in _changes(place, _node(base, place), _node(cfg, place))
     ]
 
 
@@ -128,19 +128,19 @@ def _node(cfg: DictConfig, place: str) -> object:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def _changes(place: str, made: object, wanted: object) -> Iterator[str]:
+def _changes(place: str, base: object, wanted: object) -> Iterator[str]:
     """The words that make the second of the first."""
-    if not (isinstance(made, Mapping) and isinstance(wanted, Mapping)):
-        if made != wanted:
+    if not (isinstance(base, Mapping) and isinstance(wanted, Mapping)):
+        if base != wanted:
             yield override(place, wanted)
         return
     for key, value in wanted.items():
-        if key in made:
-            yield from _changes(f"{place}.{key}", made[key], value)
+        if key in base:
+            yield from _changes(f"{place}.{key}", base[key], value)
         else:
             yield f"+{override(f'{place}.{key}', value)}"
-    for key in made:
-        if key not in wanted and made[key] is not None:  # of an earlier version, say
+    for key in base:
+        if key not in wanted and base[key] is not None:  # of an earlier version, say
             yield f"~{place}.{key}"
 
 

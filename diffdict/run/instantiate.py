@@ -33,17 +33,17 @@ def _placed(node: DictConfig, place: str, message: str) -> str:
     `place` is where the failing node stands. A node that refers to another is typed there, as
     `model.net: ${backbone}` is.
     """
-    failed, typed = node._get_root(), ""
+    failed, address = node._get_root(), ""
     for key in filter(None, place.split(".")):
-        written = OmegaConf.to_container(failed, resolve=False)[key]
-        reference = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", str(written))
-        typed = reference[1] if reference else f"{typed}.{key}".lstrip(".")
+        value = OmegaConf.to_container(failed, resolve=False)[key]
+        reference = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", str(value))
+        address = reference[1] if reference else f"{address}.{key}".lstrip(".")
         failed = failed[key]
         if not OmegaConf.is_dict(failed):
             return message
     argument = re.match(r"\w+(?= )", message)
-    is_bare = typed and argument and argument[0] in arguments(failed["_target_"])
-    return f"{typed}.{message}" if is_bare else message
+    is_bare = address and argument and argument[0] in arguments(failed["_target_"])
+    return f"{address}.{message}" if is_bare else message
 
 
 def arguments(target: str) -> dict[str, inspect.Parameter]:
@@ -115,6 +115,6 @@ def _check_types(node: DictConfig) -> None:
 
 def _follows(node: DictConfig, key: str) -> str:
     """Names the key that a value refers to, if it is an interpolation."""
-    written = str(OmegaConf.to_container(node, resolve=False)[key])
-    other = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", written)
+    value = str(OmegaConf.to_container(node, resolve=False)[key])
+    other = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", value)
     return f", which is {other[1]}: say {other[1]}=…" if other else ""

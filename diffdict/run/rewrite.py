@@ -101,14 +101,14 @@ def with_stored_noise(cfg: DictConfig) -> DictConfig:
     if cfg.get("start") is None:
         return cfg
     noise = StoredNoise(cfg.start)
-    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
     facts = {
         "sampler.respacing": noise.facts["respacing"],
         "sampler.clip_denoised": noise.facts["clip_denoised"],
         "data.number": noise.number,
         "data.shard_size": noise.shard_size,
     }
-    facts = {key: fact for key, fact in facts.items() if key not in typed}
+    facts = {key: fact for key, fact in facts.items() if key not in override_keys}
     for key, fact in facts.items():
         OmegaConf.update(cfg, key, fact)
     if facts:
@@ -124,9 +124,9 @@ def _plain(value: object) -> object:
 def _say(changes: dict[str, tuple[object, object]]) -> None:
     """Prints which settings the labeller changes."""
     differences = [
-        f"{key} {short(fact)} instead of {short(asked)}"
-        for key, (asked, fact) in changes.items()
-        if asked != fact
+        f"{key} {short(fact)} instead of {short(setting)}"
+        for key, (setting, fact) in changes.items()
+        if setting != fact
     ]
     if differences:
         sentence = f"The labeller's facts win: {'; '.join(differences)}"
@@ -144,14 +144,14 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
     """The config that a checkpoint was trained with, overridden by the command line."""
     refuse_published(Path(cfg.ckpt_path))
     saved = checkpoints.config_of(cfg.ckpt_path)
-    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
     merged = OmegaConf.create(saved)
     keep_trained_values(merged, merged)
     for key in EVALUATION:
         merged[key] = cfg[key]
     if cfg.dataset is not None:
         merged.dataset = cfg.dataset  # replaced as a whole; the backbone stays
-    for key in typed & {"timestep", "block"}:
+    for key in override_keys & {"timestep", "block"}:
         merged[key] = cfg[key]
     for key in cfg.data:
         if not OmegaConf.is_missing(cfg.data, key):
@@ -165,10 +165,10 @@ def keep_trained_values(node: DictConfig, root: DictConfig) -> None:
 
     The trainer of an evaluation is another one.
     """
-    for key, written in OmegaConf.to_container(node, resolve=False).items():
-        if isinstance(written, dict):
+    for key, value in OmegaConf.to_container(node, resolve=False).items():
+        if isinstance(value, dict):
             keep_trained_values(node[key], root)
-        elif isinstance(written, str) and written.startswith("${trainer."):
+        elif isinstance(value, str) and value.startswith("${trainer."):
             OmegaConf.update(node, key, node[key])
 
 
@@ -229,11 +229,11 @@ def wrap_foreign_backbone(cfg: DictConfig) -> DictConfig:
     if node is None or node["_target_"].startswith("diffdict."):
         return cfg
     overrides = {word.lstrip("+").split("=")[0] for word in HydraConfig.get().overrides.task}
-    typed = {place.split(".")[1] for place in overrides if place.startswith("backbone.")}
-    keys = [key for key in node if "_target_" not in typed or key in typed]
+    node_keys = {place.split(".")[1] for place in overrides if place.startswith("backbone.")}
+    keys = [key for key in node if "_target_" not in node_keys or key in node_keys]
     wrapped = copy(cfg)
     with open_dict(wrapped):
         wrapped.backbone = wrapper_node(OmegaConf.to_container(OmegaConf.masked_copy(node, keys)))
-        if "_target_" in typed and "block" not in overrides:
+        if "_target_" in node_keys and "block" not in overrides:
             wrapped.block = "all"
     return wrapped

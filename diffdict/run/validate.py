@@ -71,10 +71,10 @@ def check_same_run(cfg: DictConfig, saved: KeptRun) -> None:
             )
 
 
-def _read(cfg: DictConfig, typed: Sequence[str]) -> None:
+def _read(cfg: DictConfig, words: Sequence[str]) -> None:
     """Refuses keys added at the root that nothing reads, such as a misspelt group."""
     text = OmegaConf.to_yaml(cfg)
-    for word in typed:
+    for word in words:
         key = word.lstrip("+").partition("=")[0]
         reads = f"${{{key}" in text or key in READ_BY_DOORS
         if word.startswith("+") and key in cfg and not reads:
@@ -86,14 +86,14 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> None:
 
 def check_networks_apart(choices: Mapping[str, str | None], folder: Path) -> None:
     """Refuses two networks whose YAMLs in `folder` are made of one file: Hydra mixes them up."""
-    own, seer = choices.get("backbone"), choices.get("backbone@seer")
-    if None in (own, seer) or own == seer:
+    net, seer = choices.get("backbone"), choices.get("backbone@seer")
+    if None in (net, seer) or net == seer:
         return
-    shared = sorted(_files_of(own, folder) & _files_of(seer, folder))
+    shared = sorted(_files_of(net, folder) & _files_of(seer, folder))
     if shared:
         raise UserError(
-            f"backbone={own} and backbone@seer={seer} are both made of {shared[0]}.yaml, and Hydra "
-            f"mixes up what it reads twice: backbone@seer={own}, or a YAML of your own with all "
+            f"backbone={net} and backbone@seer={seer} are both made of {shared[0]}.yaml, and Hydra "
+            f"mixes up what it reads twice: backbone@seer={net}, or a YAML of your own with all "
             "flags of one of them"
         )
 

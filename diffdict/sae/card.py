@@ -26,9 +26,9 @@ def read_dictionary(path: str | Path, name: str | None = None) -> LoadedDictiona
         return loaded
     card = card_of_config(checkpoints.config_of(path), Path(path))
     content, _ = read(checkpoints.resolve(path))
-    known = content.get("facts", {}).get("backbone_sha256")
+    sha256 = content.get("facts", {}).get("backbone_sha256")
     return LoadedDictionary(
-        loaded.sae, card if known is None else {**card, "backbone_sha256": known}
+        loaded.sae, card if sha256 is None else {**card, "backbone_sha256": sha256}
     )
 
 
@@ -71,11 +71,11 @@ def check_card(card: Mapping) -> None:
 
 def check_tokens(card: Mapping, given: Mapping, what: str) -> None:
     """Refuses tokens to which not the same was done as to those that were learned from."""
-    learned = {key: card.get(key) or plain for key, plain in PLAIN.items()}
-    if wrong := [key for key in PLAIN if learned[key] != given.get(key, PLAIN[key])]:
+    facts = {key: card.get(key) or plain for key, plain in PLAIN.items()}
+    if wrong := [key for key in PLAIN if facts[key] != given.get(key, PLAIN[key])]:
         key = wrong[0]
         raise UserError(
-            f"{what} was learned with {override(f'data.{key}', learned[key])}, and here tokens "
+            f"{what} was learned with {override(f'data.{key}', facts[key])}, and here tokens "
             f"have {override(f'data.{key}', given.get(key, PLAIN[key]))}: both must be the same"
         )
 

@@ -60,9 +60,9 @@ def load(path: str | Path) -> Sae:
     state = _bare(whole)
     kind = KINDS[_class_of(path, state, list(whole))]
     weights = {}
-    for theirs, own in kind.names.items():
-        value = state[own.removesuffix(".T")].double()
-        weights[theirs] = value.T if own.endswith(".T") else value
+    for theirs, key in kind.names.items():
+        value = state[key.removesuffix(".T")].double()
+        weights[theirs] = value.T if key.endswith(".T") else value
     if kind.unit:
         weights["W_dec"] = F.normalize(weights["W_dec"], dim=1)
     d_in, latents = weights["W_enc"].shape
@@ -88,30 +88,30 @@ def _bare(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return state
 
 
-def _class_of(path: Path, state: Mapping[str, Tensor], named: Sequence[str]) -> str:
+def _class_of(path: Path, state: Mapping[str, Tensor], names: Sequence[str]) -> str:
     """Told by config.json, else by the names in the file."""
-    said = None
+    dict_class = None
     with suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads(path.with_name("config.json").read_text())["trainer"]["dict_class"]
+        dict_class = json.loads(path.with_name("config.json").read_text())["trainer"]["dict_class"]
     fitting = [
         name
         for name, kind in KINDS.items()
-        if {own.removesuffix(".T") for own in kind.names.values()} <= state.keys()
+        if {key.removesuffix(".T") for key in kind.names.values()} <= state.keys()
         and (kind.architecture != "topk" or "k" in state)
         and ("group_sizes" in state) == (name == "MatryoshkaBatchTopKSAE")
     ]
-    if said in fitting:
-        return said
-    if len(fitting) == 1 and said is None:
+    if dict_class in fitting:
+        return dict_class
+    if len(fitting) == 1 and dict_class is None:
         return fitting[0]
-    if said is None and fitting:
+    if dict_class is None and fitting:
         raise UserError(
             f"{path} may be {' or '.join(fitting)} of dictionary_learning: put its config.json "
             f"beside it, which says dict_class"
         )
     raise UserError(
         f"{path} holds no dictionary: it is no run of task=sae and no "
-        f"{said or 'class that is known'}, it holds {', '.join(named[:8])}. "
+        f"{dict_class or 'class that is known'}, it holds {', '.join(names[:8])}. "
         f"What can be read is {', '.join(KINDS)}, and of a run its last.ckpt or dictionary/"
     )
 

@@ -75,14 +75,14 @@ class Elementwise(Sae):
     def training_forward(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> TrainingOutput:
         """By matrix products while many latents are active, then by entries."""
         if self.density.item() < SPARSE_BELOW:
-            learned = self._by_entries(x, pressure)
-            active = (learned.codes.values > 0).sum()
+            output = self._by_entries(x, pressure)
+            active = (output.codes.values > 0).sum()
         else:
-            learned = self._by_matrix(x, pressure)
-            active = learned.active.sum()
+            output = self._by_matrix(x, pressure)
+            active = output.active.sum()
         if self.training:
             self.density.copy_(active / (len(x) * self.latents))
-        return learned
+        return output
 
     def compile_dense(self) -> None:
         """Compiles the matrix products and all between them."""

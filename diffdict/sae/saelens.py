@@ -102,7 +102,7 @@ def _shifted(weights: Mapping[str, Tensor], by: Tensor) -> dict[str, Float64[Ten
 
 
 def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
-    own = {"class": path_of(type(sae)), "options": sae.options}
+    ours = {"class": path_of(type(sae)), "options": sae.options}
     form = {"token_scale": sae.token_scale.item(), "mean": sae.mean.tolist()}
     name = card["backbone"].get("name") if isinstance(card.get("backbone"), Mapping) else None
     config = {
@@ -114,7 +114,7 @@ def _config(sae: Sae, card: Mapping[str, object]) -> dict[str, object]:
         "apply_b_dec_to_input": sae.apply_b_dec_to_input,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": LAYOUT, "model_name": name, "diffdict": {**own, **form}},
+        "metadata": {"sae_lens_version": LAYOUT, "model_name": name, "diffdict": {**ours, **form}},
     }
     return config | ({"k": sae.k} if sae.inference == "topk" else {})
 
@@ -130,15 +130,15 @@ def load(folder: str | Path) -> Sae:
     path = Path(folder) / CONFIG
     config = read_json(path)
     metadata = config.get("metadata")
-    own = metadata.get("diffdict") if isinstance(metadata, Mapping) else None
+    entry = metadata.get("diffdict") if isinstance(metadata, Mapping) else None
     architecture = _architecture(config, path)
     weights = _checked(Path(folder) / WEIGHTS, config, architecture)
-    variant = None if own is None else _variant(own, path)
+    variant = None if entry is None else _variant(entry, path)
     if variant is None:
         return from_saelens(config, architecture, weights, path)
     if variant.inference != architecture:
         raise _strange(path, f"architecture {architecture!r} beside {variant.architecture!r}")
-    sae = _made(variant, own, config, path)
+    sae = _made(variant, entry, config, path)
     _unfold(sae, weights)
     card = Path(folder) / CARD
     frequency = read_json(card).get("frequency") if card.is_file() else None
@@ -168,14 +168,14 @@ def _architecture(config: Mapping, path: Path) -> str:
     kwargs = config.get("activation_fn_kwargs")
     if config.get("activation_fn_str", config.get("activation_fn")) == "topk":
         return "topk" if isinstance(kwargs, Mapping) and "k" in kwargs else "standard"
-    said = config.get("architecture", "standard")
-    if said not in VECTORS:
+    architecture = config.get("architecture", "standard")
+    if architecture not in VECTORS:
         raise UserError(
-            f"{path} says architecture={said!r}; what can be read is {', '.join(VECTORS)}. "
+            f"{path} says architecture={architecture!r}; what can be read is {', '.join(VECTORS)}. "
             f"A batchtopk or matryoshka_batchtopk in training becomes jumprelu with SAELens's "
             f"save_inference_model"
         )
-    return said
+    return architecture
 
 
 def _checked(path: Path, config: Mapping, architecture: str) -> dict[str, Float64[Tensor, "..."]]:
@@ -188,12 +188,12 @@ def _checked(path: Path, config: Mapping, architecture: str) -> dict[str, Float6
     d_in, latents = config.get("d_in"), config.get("d_sae")
     wanted = {"W_enc": (d_in, latents), "W_dec": (latents, d_in), "b_dec": (d_in,)}
     wanted |= dict.fromkeys(VECTORS[architecture], (latents,))
-    got = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in [*wanted, *got]:
-        if wanted.get(name) != got.get(name):
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in [*wanted, *shapes]:
+        if wanted.get(name) != shapes.get(name):
             raise UserError(
                 f"{path} does not hold what {CONFIG} says (architecture={architecture}, "
-                f"d_in={d_in}, d_sae={latents}): its {name} is {got.get(name, 'missing')}, "
+                f"d_in={d_in}, d_sae={latents}): its {name} is {shapes.get(name, 'missing')}, "
                 f"wanted {wanted.get(name, 'none')}. Export or fetch the two files together"
             )
     if bad := [name for name, value in weights.items() if not bool(value.isfinite().all())]:
@@ -203,25 +203,25 @@ def _checked(path: Path, config: Mapping, architecture: str) -> dict[str, Float6
     return {name: value.double() for name, value in weights.items()}
 
 
-def _variant(own: object, path: Path) -> type[Sae] | None:
+def _variant(entry: object, path: Path) -> type[Sae] | None:
     """The class that was exported; None for one of somebody's own, with the same codes here."""
     try:
-        found = find_variant(own["class"])
-        ours = own["class"].startswith(f"{__package__}.")
+        variant = find_variant(entry["class"])
+        ours = entry["class"].startswith(f"{__package__}.")
     except (KeyError, TypeError, AttributeError) as error:
         raise _strange(path, repr(error)) from error
-    if found is None and ours:
-        raise _strange(path, f"no {own['class']} here")
-    return found
+    if variant is None and ours:
+        raise _strange(path, f"no {entry['class']} here")
+    return variant
 
 
-def _made(variant: type[Sae], own: Mapping, config: Mapping, path: Path) -> Sae:
+def _made(variant: type[Sae], entry: Mapping, config: Mapping, path: Path) -> Sae:
     """Our own variant, as yet without its weights."""
     try:
-        form = torch.tensor(own["mean"]), own["token_scale"]
+        form = torch.tensor(entry["mean"]), entry["token_scale"]
         if not (form[1] > 0 and math.isfinite(form[1]) and form[0].shape == (config["d_in"],)):
             raise ValueError("mean and token_scale")
-        return variant(config["d_in"], *form, latents=config["d_sae"], **own["options"])
+        return variant(config["d_in"], *form, latents=config["d_sae"], **entry["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise _strange(path, repr(error)) from error
 
@@ -274,6 +274,6 @@ def _unfold(sae: Sae, weights: Mapping[str, Float64[Tensor, "..."]]) -> Sae:
         sae.b_mag.copy_(weights["b_mag"])
         sae.r_mag.copy_(weights["r_mag"])
     if "threshold" in weights:
-        own = weights["threshold"]
-        sae.threshold.copy_(own.mean() if sae.threshold.ndim == 0 else own)
+        threshold = weights["threshold"]
+        sae.threshold.copy_(threshold.mean() if sae.threshold.ndim == 0 else threshold)
     return sae.eval()

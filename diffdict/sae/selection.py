@@ -58,15 +58,15 @@ def largest_of_batch(
     sample = pre[:: max(1, len(pre) // SAMPLE_ROWS)].flatten()
     guess = min(len(sample), int(MARGIN * wanted * len(sample) / pre.numel()) + 1)
     floor = sample.topk(guess).values[-1].clamp(min=0)
-    found = chosen_above(pre, floor)
-    if len(found.values) < wanted and floor > 0:
-        found = chosen_above(pre, torch.zeros_like(floor))
-    if len(found.values) > wanted:
-        kept = found.values.topk(wanted, sorted=False).indices.sort().values
-        tokens = found.tokens[kept]
+    chosen = chosen_above(pre, floor)
+    if len(chosen.values) < wanted and floor > 0:
+        chosen = chosen_above(pre, torch.zeros_like(floor))
+    if len(chosen.values) > wanted:
+        largest = chosen.values.topk(wanted, sorted=False).indices.sort().values
+        tokens = chosen.tokens[largest]
         starts = starts_of(tokens, len(pre))
-        found = Chosen(starts, tokens, found.latents[kept], found.values[kept])
-    return found, found.values.min() if len(found.values) else floor
+        chosen = Chosen(starts, tokens, chosen.latents[largest], chosen.values[largest])
+    return chosen, chosen.values.min() if len(chosen.values) else floor
 
 
 def chosen_above(pre: Float[Tensor, "tokens latents"], floor: Float[Tensor, "*latents"]) -> Chosen:

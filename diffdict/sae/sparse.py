@@ -108,8 +108,10 @@ class _Decode(torch.autograd.Function):
         to_values = products(grad, rows, ctx.entries) if ctx.needs_input_grad[0] else None
         to_rows = None
         if ctx.needs_input_grad[1]:
-            seen = ctx.entries.by_latent
-            to_rows = weighted_rows(grad.contiguous(), seen.bags, seen.starts, values[seen.order])
+            by_latent = ctx.entries.by_latent
+            to_rows = weighted_rows(
+                grad.contiguous(), by_latent.bags, by_latent.starts, values[by_latent.order]
+            )
         return to_values, to_rows, None
 
 
@@ -134,15 +136,15 @@ class _Encode(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, centre, weight = ctx.saved_tensors
-        entries, seen, wanted = ctx.entries, ctx.entries.by_latent, ctx.needs_input_grad
-        ordered = grad[seen.order]
+        entries, by_latent, wanted = ctx.entries, ctx.entries.by_latent, ctx.needs_input_grad
+        ordered = grad[by_latent.order]
         to_bias = torch.zeros_like(weight[:, 0]).index_add_(0, entries.chosen, grad)
         to_x = to_centre = None
         if wanted[0]:
             to_x = weighted_rows(weight, entries.chosen, entries.starts, grad)
         if wanted[1]:
             to_centre = -(to_bias @ weight)
-        to_weight = weighted_rows(x - centre, seen.bags, seen.starts, ordered)
+        to_weight = weighted_rows(x - centre, by_latent.bags, by_latent.starts, ordered)
         return to_x, to_centre, to_weight, to_bias, None, None
 
 

@@ -17,7 +17,7 @@ def find_variant(path: str) -> type[Sae] | None:
     if not re.fullmatch(rf"{re.escape(__package__)}\.[a-z]\w*", module):
         return None
     try:
-        found = getattr(import_module(module), name, None)
+        variant = getattr(import_module(module), name, None)
     except ImportError:
         return None
-    return found if isinstance(found, type) and issubclass(found, Sae) else None
+    return variant if isinstance(variant, type) and issubclass(variant, Sae) else None

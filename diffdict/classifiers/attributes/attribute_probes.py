@@ -145,21 +145,21 @@ class AttributeProbes(nn.Module):
         local = dim_zero_cat(self.held[k].rows)
         self.sums[k].update(local, dim_zero_cat(self.truth[CHOOSE].rows))
         groups, rows = self.sums[k].groups(), self.test[k].every()
-        found = []
+        findings = []
         every = zip(places, chosen, self._scores(groups, places, rows), strict=True)
         for place, (ridge, figure), each in every:
-            own = each.gather(1, ridge[None, None].expand(len(each), 1, -1))
-            found.append(
+            scores = each.gather(1, ridge[None, None].expand(len(each), 1, -1))
+            findings.append(
                 AttributeFinding(
                     place,
                     [self.ridges[i] for i in ridge.tolist()],
                     figure,
-                    attribute_figures(own, test, self.binary)[0],
-                    squared_errors(own, test)[0],
-                    self._deviations(place, own, test),
+                    attribute_figures(scores, test, self.binary)[0],
+                    squared_errors(scores, test)[0],
+                    self._deviations(place, scores, test),
                 )
             )
-        return found
+        return findings
 
     def _places(self, k: int) -> list[AttributePlace]:
         """Of a map itself; of a code its parts, prefixes last and together."""
@@ -214,8 +214,8 @@ class AttributeProbes(nn.Module):
         """The attributes of all groups in their own order."""
         first = torch.stack(list(scores[0]), dim=1)
         out = first.new_empty(*first.shape[:2], len(self.attributes))
-        for group, own in zip(groups, scores, strict=True):
-            out[..., group.attributes] = torch.stack(list(own), dim=1)
+        for group, group_scores in zip(groups, scores, strict=True):
+            out[..., group.attributes] = torch.stack(list(group_scores), dim=1)
         return out.cpu()
 
     def _order(self, channels: int, order: int | None) -> Int64[Tensor, " channels"]:
@@ -225,7 +225,7 @@ class AttributeProbes(nn.Module):
         return permutation(channels, self.seed, order)
 
     def _deviations(
-        self, place: AttributePlace, own: Tensor, test: Float64[Tensor, "pictures attributes"]
+        self, place: AttributePlace, scores: Tensor, test: Float64[Tensor, "pictures attributes"]
     ) -> Float64[Tensor, " attributes_and_means"]:
         """Over pictures drawn again, of each attribute and of the means over binary and numbers.
 
@@ -234,10 +234,10 @@ class AttributeProbes(nn.Module):
         n = len(self.attributes)
         if place.part is not None and place.part.kind in (PREFIX, RANDOM, "segment"):
             return torch.full((n + 2,), torch.nan, dtype=torch.float64)
-        generator, drawn = torch.Generator().manual_seed(0), []
+        generator, figures = torch.Generator().manual_seed(0), []
         for _ in range(DRAWS // 2):
             rows = torch.randint(len(test), (len(test),), generator=generator)
-            each = attribute_figures(own[rows], test[rows], self.binary)[0]
+            each = attribute_figures(scores[rows], test[rows], self.binary)[0]
             means = [each[kind].nanmean() for kind in (self.binary, ~self.binary)]
-            drawn.append(torch.cat([each, torch.stack(means)]))
-        return torch.stack(drawn).std(0)
+            figures.append(torch.cat([each, torch.stack(means)]))
+        return torch.stack(figures).std(0)

@@ -32,14 +32,14 @@ class AttributeSweep(nn.Module):
     ) -> None:
         super().__init__()
         at_least(0, "model", random_orders=random_orders)
-        own = [CodePart(**part) for part in parts]
-        if random_orders and not own:
+        slices = [CodePart(**part) for part in parts]
+        if random_orders and not slices:
             raise UserError(
                 f"model.random_orders={random_orders} draws orders of a code's entries, and this "
                 "network has no code with parts: leave it out, or give backbone.segments="
             )
         self.attributes = [Attribute(**attribute) for attribute in attributes]
-        self.probes = AttributeProbes(cells, self.attributes, own, ridges, random_orders, seed)
+        self.probes = AttributeProbes(cells, self.attributes, slices, ridges, random_orders, seed)
         self.findings: list[AttributeFinding] = []
 
     def update(self, purpose: int, batch: PooledPictures) -> None:
@@ -55,16 +55,16 @@ class AttributeSweep(nn.Module):
         for finding in self.findings:
             if finding.place.part is None or finding.place.part.kind == WHOLE:
                 cell = self.probes.cells[finding.place.cell].name
-                for name, own in self._kinds():
-                    figures[f"val/{cell}/{name}"] = float(finding.held_out[own].nanmean())
-                    figures[f"test/{cell}/{name}"] = float(finding.figures[own].mean())
-                    figures[f"test/{cell}/{name}_random"] = float(self.chances[own].mean())
+                for name, members in self._kinds():
+                    figures[f"val/{cell}/{name}"] = float(finding.held_out[members].nanmean())
+                    figures[f"test/{cell}/{name}"] = float(finding.figures[members].mean())
+                    figures[f"test/{cell}/{name}_random"] = float(self.chances[members].mean())
         return figures
 
     def _kinds(self) -> list[tuple[str, Tensor]]:
         """The figure of binary attributes and that of numbers, and which count, where any do."""
         kinds = [(name, self.counted & (self.probes.binary == binary)) for name, binary in KINDS]
-        return [(name, own) for name, own in kinds if own.any()]
+        return [(name, members) for name, members in kinds if members.any()]
 
     def tables(self) -> dict[str, Rows]:
         """The means of every place; every attribute at every place; and the best place of each."""
@@ -80,20 +80,20 @@ class AttributeSweep(nn.Module):
         place = {"timestep": cell.timestep, "block": cell.block}
         if part is None:
             return place | {"channels": cell.channels}
-        own = {"part": part.name, "kind_of_part": part.kind, "begin": part.begin, "end": part.end}
-        own |= {"first_timestep": part.first, "last_timestep": part.last}
-        return place | own | {"channels": part.end - part.begin}
+        facts = {"part": part.name, "kind_of_part": part.kind, "begin": part.begin, "end": part.end}
+        facts |= {"first_timestep": part.first, "last_timestep": part.last}
+        return place | facts | {"channels": part.end - part.begin}
 
     def _means(self, finding: AttributeFinding) -> dict[str, float | None]:
         """Over binary attributes and over numbers, with their standard errors."""
         row: dict[str, float | None] = {}
-        for name, own in self._kinds():
+        for name, members in self._kinds():
             error = finding.deviations[-2 if name == KINDS[0][0] else -1]
             row |= {
-                f"val_{name}": float(finding.held_out[own].nanmean()),
-                name: float(finding.figures[own].mean()),
+                f"val_{name}": float(finding.held_out[members].nanmean()),
+                name: float(finding.figures[members].mean()),
                 f"{name}_error": finite(error),
-                f"{name}_chance": float(self.chances[own].mean()),
+                f"{name}_chance": float(self.chances[members].mean()),
             }
         return row
 

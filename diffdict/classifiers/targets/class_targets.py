@@ -45,8 +45,8 @@ class ClassTargets:
         """
         each = zip(self.names, tested.pictures, tested.each[head], learned_from, strict=True)
         return [
-            {"class": name, "pictures": pictures, "recall": recall, "train_pictures": learned}
-            for name, pictures, recall, learned in each
+            {"class": name, "pictures": pictures, "recall": recall, "train_pictures": examples}
+            for name, pictures, recall, examples in each
         ]
 
     def spoken(self, scores: Float[Tensor, " classes"]) -> list[Row]:

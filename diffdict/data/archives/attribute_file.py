@@ -43,12 +43,12 @@ class AttributeTable(NamedTuple):
             raise UserError(
                 f"dataset.attribute_mirrors says * becomes {mirrors[EVERY]!r}: same or negated"
             )
-        made = [
+        attributes = [
             Attribute(name, "binary" if yes else "number", mirrors.get(name, mirrors.get(EVERY)))
             for name, yes in zip(self.names, self.binary, strict=True)
         ]
-        check_attributes(made, str(self.path))
-        return made
+        check_attributes(attributes, str(self.path))
+        return attributes
 
     def of(self, pictures: Sequence[PictureKey], owner: str) -> Float32[Tensor, "pictures names"]:
         """The rows of these pictures, matched by name."""

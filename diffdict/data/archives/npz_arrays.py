@@ -99,8 +99,8 @@ def _header(member: object, size: int) -> tuple[tuple[int, ...], str, np.dtype]:
     shape, fortran, dtype = read(member)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not opened")
-    said, there = math.prod(shape) * dtype.itemsize, size - member.tell()
-    if min(shape, default=0) < 0 or said > there:
+    length, there = math.prod(shape) * dtype.itemsize, size - member.tell()
+    if min(shape, default=0) < 0 or length > there:
         raise ValueError(f"an array of shape {shape} and {dtype} in {there} bytes")
     return shape, "F" if fortran else "C", dtype
 

@@ -60,8 +60,8 @@ def open_arrays(path: Path) -> Arrays:
             f"{path} holds {' '.join(sorted(names)) or 'nothing'}, it needs images (and "
             "labels), or arr_0 (and arr_1 labels, arr_2 uncertainties)"
         )
-    found = [find_member(path, n) if n in names else None for n in (*form, "label", "attributes")]
-    arrays = Arrays(path, *found, read_attributes(path, names))
+    parts = [find_member(path, n) if n in names else None for n in (*form, "label", "attributes")]
+    arrays = Arrays(path, *parts, read_attributes(path, names))
     _check(arrays)
     return arrays
 
@@ -78,12 +78,12 @@ def read_attributes(path: Path, names: set[str]) -> tuple[Attribute, ...]:
     if len(set(counts.values())) > 1:
         lengths = ", ".join(f"{count} {key}" for key, count in counts.items())
         raise UserError(f"{path} holds {lengths}: there must be one of each for every attribute")
-    named = words.get(WORDS[0], [])
-    kinds = words.get(WORDS[1], ["number"] * len(named))
-    mirrors = words.get(WORDS[2], [""] * len(named))
+    attribute_names = words.get(WORDS[0], [])
+    kinds = words.get(WORDS[1], ["number"] * len(attribute_names))
+    mirrors = words.get(WORDS[2], [""] * len(attribute_names))
     described = tuple(
         Attribute(name, kind, mirrored or None)
-        for name, kind, mirrored in zip(named, kinds, mirrors, strict=True)
+        for name, kind, mirrored in zip(attribute_names, kinds, mirrors, strict=True)
     )
     check_attributes(described, str(path))
     return described

@@ -51,8 +51,8 @@ def paired_zoom(sample: PictureSample, window: int, top: int, left: int) -> Pict
     """
     side = sample["image"].shape[-1]
     rows, columns = (_mirror(torch.arange(at, at + window), side) for at in (top, left))
-    seen = sample["image"][:, rows[:, None], columns]
-    zoomed = {"image": F.interpolate(seen[None], (side, side), mode="bilinear")[0]}
+    crop = sample["image"][:, rows[:, None], columns]
+    zoomed = {"image": F.interpolate(crop[None], (side, side), mode="bilinear")[0]}
     if "mask" in sample:
         nearest = torch.from_numpy(nearest_index(window, side))
         zoomed["mask"] = sample["mask"][rows[nearest][:, None], columns[nearest]]

@@ -30,15 +30,15 @@ def first_draws(seed: int, keys: Sequence[tuple[int, int]], most: int) -> FirstD
     """Of the generators of these (epoch, picture)."""
     if max(seed, *(max(key) for key in keys)) >= WORD:  # such numbers are two words each
         every = [_by_numpy(seed, key, most) for key in keys]
-        return FirstDraws(*(np.stack(drawn) for drawn in zip(*every, strict=True)))
+        return FirstDraws(*(np.stack(draws) for draws in zip(*every, strict=True)))
     words = np.array([(seed, *key) for key in keys])
     state, step = _seeded(words.astype(np.uint32))
     state = _advanced(state, step)
     halves = _output(state) >> np.uint64(63) == 0
     pair = _output(_advanced(state, step))
-    drawn = np.stack([pair & LOW, pair >> HALF], axis=1) * np.uint64(most)
-    places = (drawn >> HALF).astype(np.int64)
-    for row in np.nonzero(((drawn & LOW) < WORD % most).any(1))[0]:  # one in a billion
+    draws = np.stack([pair & LOW, pair >> HALF], axis=1) * np.uint64(most)
+    places = (draws >> HALF).astype(np.int64)
+    for row in np.nonzero(((draws & LOW) < WORD % most).any(1))[0]:  # one in a billion
         places[row] = _by_numpy(seed, keys[row], most)[1]
     return FirstDraws(halves, places)
 

@@ -60,14 +60,14 @@ def draw_pairs(
     shared |= {} if stop is None else {"stop": stop}
     record = {branch.level for branch in branches}
     first = {} if start is None else {"start": start}
-    drawn = sampler(plain, x, process, record=record, **first, **shared)
+    chain = sampler(plain, x, process, record=record, **first, **shared)
     if on_plain is not None:
-        on_plain(drawn.x)
+        on_plain(chain.x)
     on = [
-        sampler(net, drawn.states[level], process, start=level, **shared).x
+        sampler(net, chain.states[level], process, start=level, **shared).x
         for net, level in branches
     ]
-    return Pairs(drawn.x, on)
+    return Pairs(chain.x, on)
 
 
 def step_timesteps(sampler: partial, process: Process) -> list[int] | None:

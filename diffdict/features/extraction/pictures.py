@@ -110,10 +110,10 @@ class ExtractionPictures(pl.LightningDataModule):
         if not names:
             raise UserError("split=[] extracts nothing: split=test, or split=[train,test]")
         size = {} if image_size is None else {"image_size": image_size}
-        made = {name: dataset(split=name, **size) for name in dict.fromkeys(names)}
+        splits = {name: dataset(split=name, **size) for name in dict.fromkeys(names)}
         if latents:
-            made = {k: StoredLatents(x, root, backbone_name) for k, x in made.items() if len(x)}
-        self.splits = {name: each for name, each in made.items() if len(each) or len(made) == 1}
+            splits = {k: StoredLatents(x, root, backbone_name) for k, x in splits.items() if len(x)}
+        self.splits = {name: each for name, each in splits.items() if len(each) or len(splits) == 1}
         self.chunks: list[Chunk] = []
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a rank may be done already
 

@@ -74,11 +74,11 @@ class FeatureWriter(pl.Callback):
                 pictures.check_network(pl_module.net)
             facts = identity(pictures, pl_module, sha256)._replace(pool=self.pooling)
             path = store_path(self.root, pictures.name, pl_module.net.name, split, self.pooling)
-            made = streams(pl_module.net, pl_module.passes.keys, pictures, self.storage)
+            maps = streams(pl_module.net, pl_module.passes.keys, pictures, self.storage)
             if self.pooling is not None:
-                made = [one if one.is_label else one._replace(height=1, width=1) for one in made]
+                maps = [one if one.is_label else one._replace(height=1, width=1) for one in maps]
             palette = [list(colour) for colour in pictures.palette]
-            store = FeatureStore.create(path, facts, made, {"palette": palette})
+            store = FeatureStore.create(path, facts, maps, {"palette": palette})
             store.sweep(rank, world)
             self.stores[split] = store
         if trainer.is_global_zero:
@@ -106,9 +106,9 @@ class FeatureWriter(pl.Callback):
         free = files.human_bytes(files.free_bytes(self.root))
         rows = []
         for split, store in self.stores.items():
-            made = store.features.values()
-            steps = _listed(s.timestep for s in made if s.timestep is not None)
-            blocks = _listed(s.block for s in made)
+            features = store.features.values()
+            steps = _listed(s.timestep for s in features if s.timestep is not None)
+            blocks = _listed(s.block for s in features)
             lacks = f"{len(store.todo())} of {store.shards} shards" if store.todo() else "nothing"
             size = files.human_bytes(self._missing(store))
             rows.append((split, str(len(store)), steps or "-", blocks, lacks, size))
@@ -204,11 +204,11 @@ class FeatureWriter(pl.Callback):
         """A row a split: how much of whole shards is in its store, and where that lies."""
         rows = []
         for split, store in self.stores.items():
-            todo, made = store.todo(), store.streams
+            todo, layout = store.todo(), store.streams
             whole = [shard for shard in range(store.shards) if shard not in todo]
-            pictures = sum(len(store.file(next(iter(made)), shard).images) for shard in whole)
-            tokens = sum(stream.picture[0] for stream in made.values() if stream.block != MASK)
-            size = sum(stream.picture_bytes for stream in made.values())
+            pictures = sum(len(store.file(next(iter(layout)), shard).images) for shard in whole)
+            tokens = sum(stream.picture[0] for stream in layout.values() if stream.block != MASK)
+            size = sum(stream.picture_bytes for stream in layout.values())
             counts = {"pictures": pictures, "tokens": pictures * tokens, "bytes": pictures * size}
             rows.append({"split": split, "path": str(store.path.absolute()), **counts})
         return rows
@@ -267,7 +267,7 @@ def identity(pictures: Pictures, task: pl.LightningModule, sha256: str) -> Ident
 
 def streams(net: Backbone, asked: list[Key], pictures: Pictures, storage: str) -> list[Stream]:
     """The streams asked for, and one for each kind of label that the pictures have."""
-    made = [Stream(*net.shapes[block], storage, step, block) for step, block in asked]
+    features = [Stream(*net.shapes[block], storage, step, block) for step, block in asked]
     side, facts = pictures.image_size, pictures.facts
     classes, attributes = facts["picture_classes"], facts["attributes"]
     labels = {
@@ -276,12 +276,12 @@ def streams(net: Backbone, asked: list[Key], pictures: Pictures, storage: str) -
         "attributes": Stream(len(attributes), 1, 1, "fp32", None, ATTRIBUTES, attributes),
     }
     for kind in pictures.label_kinds:
-        if kind in {stream.name for stream in made}:
+        if kind in {stream.name for stream in features}:
             raise UserError(
                 f"{net.name} has a block called {kind}, as a store calls labels of the pictures: "
                 "give the block another name"
             )
-    return [*made, *(labels[kind] for kind in pictures.label_kinds)]
+    return [*features, *(labels[kind] for kind in pictures.label_kinds)]
 
 
 def tokens(

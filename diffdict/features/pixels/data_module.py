@@ -85,9 +85,9 @@ class PixelLoader(ResumableLoader[PixelBatch]):
         }
         for step in range(taken, len(self)):
             start = (step * self.world + self.rank) * self.batch_size
-            drawn = [orders[i][start : start + self.batch_size] for i in self.drawing]
+            places = [orders[i][start : start + self.batch_size] for i in self.drawing]
             yield self.read(
-                self.kept[torch.stack(drawn)] if len(drawn) > 1 else self.kept[drawn[0]]
+                self.kept[torch.stack(places)] if len(places) > 1 else self.kept[places[0]]
             )
 
     def read(self, place: Int[Tensor, "*members batch"]) -> PixelBatch:

@@ -116,9 +116,9 @@ class FeatureStore:
             )
         facts = read_sealed(path / "store.json")
         if facts["identity"].get("format") != FORMAT:
-            came = facts["identity"].get("format")
+            version = facts["identity"].get("format")
             raise StoreError(
-                f"{path} has store format {came}, this diffdict reads {FORMAT}. "
+                f"{path} has store format {version}, this diffdict reads {FORMAT}. "
                 f"Extract again into another folder, or use the version that wrote it: "
                 f"{facts['recorded']['versions']}."
             )

@@ -108,13 +108,13 @@ class ShardFile(NamedTuple):
     def header(self) -> bytes:
         """The exact bytes before x: a function of what the shard is, so any change shows."""
         k, x = len(self.images), len(self.images) * self.stream.picture_bytes
-        own = {
+        shard_facts = {
             "stream": self.stream.name,
             "grid": f"{self.stream.height},{self.stream.width}",
             "shard": self.path.stem,
         }
         facts = {
-            "__metadata__": {**self.metadata, **own},
+            "__metadata__": {**self.metadata, **shard_facts},
             "x": _entry(SAFETENSORS[self.stream.dtype], [k, *self.stream.picture], 0, x),
             "image": _entry("I64", [k], x, x + 8 * k),
             "xxh3": _entry("U64", [k], x + 8 * k, x + 16 * k),
@@ -154,8 +154,8 @@ class ShardWriter:
         if len(self.checksums) + len(pictures) > len(images):
             raise RuntimeError(f"{self.shard.path} is full: {len(images)} pictures")
         if tuple(pictures.shape[1:]) != stream.picture or pictures.dtype != TORCH[stream.dtype]:
-            came = f"{pictures.dtype} {tuple(pictures.shape[1:])}"
-            raise RuntimeError(f"{stream.name}: {came}, expected {stream.dtype} {stream.picture}")
+            layout = f"{pictures.dtype} {tuple(pictures.shape[1:])}"
+            raise RuntimeError(f"{stream.name}: {layout}, expected {stream.dtype} {stream.picture}")
         flat = pictures.contiguous().view(-1)  # a single column may keep a stride of its own
         data = flat.view(torch.uint8).numpy().reshape(len(pictures), -1)
         self.checksums += map(xxhash.xxh3_64_intdigest, data)
@@ -233,17 +233,17 @@ def _difference(shard: ShardFile, head: bytes, size: int) -> str:
     """How a shard that must not be mapped differs from what it must be."""
     try:
         length = struct.unpack("<Q", head[:8])[0]
-        came = json.loads(head[8 : 8 + length])["__metadata__"]
-        theirs, ours = json.loads(came["facts"]), json.loads(shard.metadata["facts"])
+        metadata = json.loads(head[8 : 8 + length])["__metadata__"]
+        theirs, ours = json.loads(metadata["facts"]), json.loads(shard.metadata["facts"])
     except (struct.error, ValueError, KeyError, TypeError):
-        came = None
-    if came is None or head == shard.header:
+        metadata = None
+    if metadata is None or head == shard.header:
         wrong = f"{size} bytes instead of {shard.size}"
         return "has a damaged header" if size == shard.size else f"is cut or torn: {wrong}"
     if theirs != ours:
         return f"was written for another store: {differences(theirs, ours)}"
-    if (came.get("stream"), came.get("shard")) != (shard.stream.name, shard.path.stem):
-        return f"is another shard: {came.get('stream')}/{came.get('shard')}"
+    if (metadata.get("stream"), metadata.get("shard")) != (shard.stream.name, shard.path.stem):
+        return f"is another shard: {metadata.get('stream')}/{metadata.get('shard')}"
     return "has a damaged header"
 
 

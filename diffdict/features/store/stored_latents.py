@@ -40,10 +40,10 @@ class StoredLatents(Pictures):
 
     def check_network(self, net: Denoiser) -> None:
         """Nothing, or that another autoencoder made them."""
-        made, own = self.store.identity["backbone_sha256"], LatentMaps(net).sha256
-        if made != own:
+        stored, ours = self.store.identity["backbone_sha256"], LatentMaps(net).sha256
+        if stored != ours:
             raise UserError(
                 f"The latents in {self.store.path} were made by another autoencoder or posterior "
-                f"({made[:12]}, this one is {own[:12]}): delete that folder and make them again "
+                f"({stored[:12]}, this one is {ours[:12]}): delete that folder and make them again "
                 "with task=latents, or latents=false"
             )

@@ -49,8 +49,8 @@ class AttributePrecision(ExactMetric):
             count, share = int(known.sum()), float(shares_of(shows))
             precision = torch.nan
             if 0 < share < 1:
-                own = average_precision(scores[known, column][:, None, None], shows[:, None])
-                precision = float(own)
+                value = average_precision(scores[known, column][:, None, None], shows[:, None])
+                precision = float(value)
             figures.append(AttributeFigure(precision, count, share))
         return figures
 

@@ -53,8 +53,8 @@ def _weight(group: RidgeGroup, ridges: Float64[Tensor, " own"]) -> Float64[Tenso
     """Of standardized rows, each attribute under its own ridge."""
     weight = torch.empty_like(group.with_attributes)
     for ridge in ridges.unique().tolist():
-        own = (ridges == ridge).to(weight.device)
-        weight[:, own] = torch.cholesky_solve(group.with_attributes[:, own], group.factor(ridge))
+        part = (ridges == ridge).to(weight.device)
+        weight[:, part] = torch.cholesky_solve(group.with_attributes[:, part], group.factor(ridge))
     return weight
 
 
@@ -84,14 +84,14 @@ def attribute_accuracy(
     out = torch.full((len(binary),), torch.nan, dtype=torch.float64)
     for place in range(len(binary)):
         known = ~truth[:, place].isnan()
-        own, values = answers[known, place], truth[known, place].double()
+        scores, values = answers[known, place], truth[known, place].double()
         if not binary[place]:
             if len(values) > 1:
-                out[place] = pearson(own[:, None, None], values[:, None])[0, 0]
+                out[place] = pearson(scores[:, None, None], values[:, None])[0, 0]
             continue
-        said, has = own > cutoffs[place], values > 0.5
+        positive, has = scores > cutoffs[place], values > 0.5
         if bool(has.any()) and not bool(has.all()):
-            out[place] = (said[has].double().mean() + (~said[~has]).double().mean()) / 2
+            out[place] = (positive[has].double().mean() + (~positive[~has]).double().mean()) / 2
     return out
 
 
@@ -107,10 +107,10 @@ class KeptAttributes(NamedTuple):
 
     def agreement(self, binary: Bool[Tensor, " attributes"]) -> tuple[float, float]:
         """Rank correlation of what the vector tells with what samples keep, and with variance."""
-        told, kept = (
+        vector, samples = (
             torch.where(binary, 2 * one - 1, one).tolist() for one in (self.vector, self.kept)
         )
-        return spearman(told, kept), spearman(told, self.variance.tolist())
+        return spearman(vector, samples), spearman(vector, self.variance.tolist())
 
 
 def kept_attributes(
@@ -128,7 +128,7 @@ def kept_attributes(
 
     `drawn`: those of samples by the reader; `of_source`: the attributes of their sources.
     """
-    read, told = reader.read(real[0]), teller.read(real[1])
+    read, teller_answers = reader.read(real[0]), teller.read(real[1])
     answers, number = reader.read(drawn), len(of_source)
     accuracies = [
         attribute_accuracy(answers, of_source[(source + shift) % number], binary, reader.cutoffs)
@@ -139,7 +139,7 @@ def kept_attributes(
     return KeptAttributes(
         attribute_accuracy(read, truth, binary, reader.cutoffs),
         squared_errors(read[:, None], truth)[0, :, 1],
-        attribute_accuracy(told, truth, binary, teller.cutoffs),
+        attribute_accuracy(teller_answers, truth, binary, teller.cutoffs),
         accuracies[0],
         torch.where(binary, others, others.abs()).nanmean(0),
         torch.full((len(binary),), torch.nan).double() if share is None else share.each,

@@ -86,8 +86,8 @@ def attribute_losses(
     """Each head's mean over all that is known: binary cross-entropy, of numbers squared error."""
     known = ~truth.isnan()
     filled = truth.nan_to_num().to(scores.dtype).expand_as(scores)
-    told = F.binary_cross_entropy_with_logits(scores, filled.clamp(0, 1), reduction="none")
-    each = torch.where(binary, told, (scores - filled) ** 2)
+    entropy = F.binary_cross_entropy_with_logits(scores, filled.clamp(0, 1), reduction="none")
+    each = torch.where(binary, entropy, (scores - filled) ** 2)
     return (each * known).sum((-2, -1)) / known.sum().clamp(min=1)
 
 
@@ -98,16 +98,16 @@ def attribute_figures(
 ) -> Float64[Tensor, "heads attributes"]:
     """Average precision of binary ones, Pearson's r of numbers; nan where it cannot be told."""
     out = torch.full(scores.shape[1:], torch.nan, dtype=torch.float64)
-    for own in known_alike(truth):
-        known = ~truth[:, own[0]].isnan()
+    for columns in known_alike(truth):
+        known = ~truth[:, columns[0]].isnan()
         if not known.any():
             continue
-        rows, values = scores[known][..., own], truth[known][:, own]
-        yes = binary[own]
+        rows, values = scores[known][..., columns], truth[known][:, columns]
+        yes = binary[columns]
         if yes.any():
-            out[:, own[yes]] = average_precision(rows[..., yes], values[:, yes] > 0.5)
+            out[:, columns[yes]] = average_precision(rows[..., yes], values[:, yes] > 0.5)
         if (~yes).any():
-            out[:, own[~yes]] = pearson(rows[..., ~yes], values[:, ~yes])
+            out[:, columns[~yes]] = pearson(rows[..., ~yes], values[:, ~yes])
     return out
 
 
@@ -165,10 +165,10 @@ def measurable(
 ) -> Bool[Tensor, " attributes"]:
     """The attributes of which these pictures know more than one value."""
     y = truth.double()
-    known = (~y.isnan()).sum(0)
+    count = (~y.isnan()).sum(0)
     mean, square = y.nanmean(0).nan_to_num(), y.square().nanmean(0).nan_to_num()
     varies = (square - mean.square()) > CONSTANT * square
-    return (known > 1) & varies
+    return (count > 1) & varies
 
 
 def known_pictures(
@@ -195,14 +195,14 @@ def bootstrap_errors(
     generator = torch.Generator().manual_seed(0)
     means = []
     for _ in range(draws):
-        drawn = torch.randint(len(truth), (len(truth),), generator=generator)
-        means.append(attribute_figures(scores[drawn], truth[drawn], binary).nanmean(1))
+        sample = torch.randint(len(truth), (len(truth),), generator=generator)
+        means.append(attribute_figures(scores[sample], truth[sample], binary).nanmean(1))
     return torch.stack(means).std(0)
 
 
 def say_left_out(names: Sequence[str], counted: Bool[Tensor, " attributes"], of: str) -> None:
     """Refuses attributes that no picture tells apart; says which are left out of the mean."""
-    left = [name for name, kept in zip(names, counted.tolist(), strict=True) if not kept]
+    left = [name for name, counts in zip(names, counted.tolist(), strict=True) if not counts]
     few = f"{', '.join(left[:5])}{' …' if len(left) > 5 else ''}"
     if left and not counted.any():
         raise UserError(

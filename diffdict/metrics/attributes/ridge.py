@@ -58,10 +58,10 @@ class AttributeSums(ExactMetric):
         width, count = len(second) - 1, cross.shape[1]
         rows, truth = rows.view(-1, width), truth.view(-1, count)  # torchmetrics squeezes
         groups = []
-        for own in known_alike(truth) if len(truth) else [torch.arange(count)]:
-            unknown = rows[truth[:, own[0]].isnan()] if len(truth) else rows
+        for columns in known_alike(truth) if len(truth) else [torch.arange(count)]:
+            unknown = rows[truth[:, columns[0]].isnan()] if len(truth) else rows
             x = torch.cat([unknown, unknown.new_ones(len(unknown), 1)], dim=1)
-            groups.append(ridge_group(own, second - x.T @ x, cross[:, own]))
+            groups.append(ridge_group(columns, second - x.T @ x, cross[:, columns]))
         return groups
 
 
@@ -95,8 +95,10 @@ class RidgeGroup(NamedTuple):
         self, ridge: float, part: slice = slice(None)
     ) -> Float64[Tensor, "channels1 channels1"]:
         """The Cholesky factor of these channels' shrunk correlations."""
-        own = self.correlation[part, part]
-        return torch.linalg.cholesky(own + ridge * torch.eye(len(own), dtype=own.dtype).to(own))
+        block = self.correlation[part, part]
+        return torch.linalg.cholesky(
+            block + ridge * torch.eye(len(block), dtype=block.dtype).to(block)
+        )
 
     def prefix_scores(
         self, rows: Float64[Tensor, "pictures channels"], ridge: float, ends: Sequence[int]

@@ -44,10 +44,10 @@ def label_cells(
         single = (counts > 0).sum(0) == 1
         for which in (single.nonzero()[:, 0], (~single).nonzero()[:, 0]):
             if len(which):
-                own, number = here[:, which], counts[:, which]
+                inside, number = here[:, which], counts[:, which]
                 mixed = not single[which[0]]
-                several = [_one_hot(*pair) for pair in zip(own.T, number.T, strict=True)]
-                marked.append(Labelled(cells.some(which), own, number, several if mixed else []))
+                several = [_one_hot(*pair) for pair in zip(inside.T, number.T, strict=True)]
+                marked.append(Labelled(cells.some(which), inside, number, several if mixed else []))
     return marked
 
 
@@ -70,15 +70,15 @@ def count_alone(
     (sets, pixels), tokens = labels.shape, native.pictures * native.grid[0] * native.grid[1]
     marked: list[list[Labelled]] = []
     for part, _, values in native.parts():
-        own, tables = thresholds[part], out[..., part]
-        active = (values > own[:, 0]).float().mean() * pixels / tokens
-        if active <= own.shape[1] * sets:
-            entries = above_pixels(values, groups, own[:, 0].contiguous())
-            count_entries(entries, labels, own, tables)
+        limits, tables = thresholds[part], out[..., part]
+        active = (values > limits[:, 0]).float().mean() * pixels / tokens
+        if active <= limits.shape[1] * sets:
+            entries = above_pixels(values, groups, limits[:, 0].contiguous())
+            count_entries(entries, labels, limits, tables)
             continue
         marked = marked or [label_cells(groups, each, out.shape[2]) for each in labels]
         for cells, table in zip(marked, tables, strict=True):
-            count_cells(values, cells, own, table)
+            count_cells(values, cells, limits, table)
 
 
 def count_cells(

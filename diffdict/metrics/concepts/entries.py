@@ -71,9 +71,9 @@ def _inside(groups: list[Cells], piece: Piece, native: Native) -> Iterator[Cells
     for cells in groups:
         picture, inside = cells.corners // (height * width), cells.corners % (height * width)
         top = inside[0] // width
-        own = (top >= piece.rows.start) & (top < piece.rows.stop)
+        in_band = (top >= piece.rows.start) & (top < piece.rows.stop)
         corners = picture * (rows * width) + inside - piece.rows.start * width
-        yield cells._replace(corners=corners).some(own)
+        yield cells._replace(corners=corners).some(in_band)
 
 
 def _largest(

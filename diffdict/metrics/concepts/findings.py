@@ -69,12 +69,12 @@ class Findings(NamedTuple):
 
 def findings_tables(found: Mapping[str, Findings]) -> dict[str, list[dict[str, Cell]]]:
     """The rows of each dictionary's classes and latents; of several, with its name."""
-    made: dict[str, list[dict[str, Cell]]] = {}
+    tables: dict[str, list[dict[str, Cell]]] = {}
     for name, findings in found.items():
         name_column = {"dictionary": name} if len(found) > 1 else {}
         for table, rows in (("classes", class_rows), ("latents", latent_rows)):
-            made.setdefault(table, []).extend(name_column | row for row in rows(findings))
-    return made
+            tables.setdefault(table, []).extend(name_column | row for row in rows(findings))
+    return tables
 
 
 def class_rows(findings: Findings) -> list[dict[str, Cell]]:
@@ -133,11 +133,11 @@ def latent_rows(findings: Findings) -> list[dict[str, Cell]]:
     lines = zip(best.classes.tolist(), *(each.tolist() for each in columns.values()), strict=True)
     rows = []
     for number, *values in lines:
-        named = None if number == NONE else findings.class_names[number]
+        class_name = None if number == NONE else findings.class_names[number]
         row = dict(zip(columns, values, strict=True))
-        unfit = {} if named else {"threshold": None, "iou": None, "average_precision": None}
+        unfit = {} if class_name else {"threshold": None, "iou": None, "average_precision": None}
         shares = share_columns(findings.shares, int(row["latent"]))
-        rows.append({"latent": row["latent"], "class": named, **row, **unfit, **shares})
+        rows.append({"latent": row["latent"], "class": class_name, **row, **unfit, **shares})
     return rows
 
 

@@ -191,6 +191,6 @@ def read_labels(
         wrong |= ignored
     if wrong.any():
         strange = labels[wrong].unique().tolist()
-        said = "nothing is ignored" if ignore_label is None else f"{ignore_label} is ignored"
-        raise UserError(f"Masks hold labels {strange[:8]}; classes are 0..{classes - 1}, {said}")
+        rule = "nothing is ignored" if ignore_label is None else f"{ignore_label} is ignored"
+        raise UserError(f"Masks hold labels {strange[:8]}; classes are 0..{classes - 1}, {rule}")
     return labels.masked_fill(ignored, classes)

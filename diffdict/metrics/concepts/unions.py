@@ -108,9 +108,9 @@ class Unions(ExactMetric):
         self.register_buffer("latents", candidates.latents.clone(), persistent=False)
         self.register_buffer("thresholds", candidates.thresholds.float().clone(), persistent=False)
         classes, number = candidates.latents.shape
-        named = candidates.latents.flatten()
-        self.register_buffer("pairs", named.argsort(stable=True), persistent=False)
-        self.register_buffer("owners", torch.bincount(named, minlength=latents), persistent=False)
+        members = candidates.latents.flatten()
+        self.register_buffer("pairs", members.argsort(stable=True), persistent=False)
+        self.register_buffer("owners", torch.bincount(members, minlength=latents), persistent=False)
         zero = torch.zeros(classes, 2, 2**number, dtype=torch.int64)
         self.add_state("patterns", zero, dist_reduce_fx="sum")
 

@@ -64,7 +64,7 @@ class EffectCounts(NamedTuple):
 
     def joined(self, other: "EffectCounts") -> "EffectCounts":
         """Of both together, where no picture stands in both."""
-        sums = [own + theirs for own, theirs in zip(self, other, strict=True)]
+        sums = [ours + theirs for ours, theirs in zip(self, other, strict=True)]
         return EffectCounts(*sums)
 
     def became(self, label: int, number: int = 3) -> list[tuple[int, float]]:
@@ -72,8 +72,8 @@ class EffectCounts(NamedTuple):
         after = self.transitions[INSIDE].sum(0).double()
         shares = after / after.sum().clamp(min=1)
         order = shares.argsort(descending=True, stable=True).tolist()
-        found = [(other, float(shares[other])) for other in order if other != label]
-        return [pair for pair in found[:number] if pair[1] > 0]
+        pairs = [(other, float(shares[other])) for other in order if other != label]
+        return [pair for pair in pairs[:number] if pair[1] > 0]
 
 
 class Effects(ExactMetric):
@@ -110,8 +110,8 @@ class Effects(ExactMetric):
         """
         off, on = (self._labels(labels) for labels in (off, on))
         region = region.to(off.device)
-        kept = large_enough(region)
-        off, on, region = off[kept], on[kept], region[kept]
+        large = large_enough(region)
+        off, on, region = off[large], on[large], region[large]
         if not len(off):
             return
         classes = self.num_classes
@@ -126,7 +126,7 @@ class Effects(ExactMetric):
             self.squares[label] += (share.square() * UNIT).round().long().sum()
         self.pictures += len(off)
         if change is not None:
-            squares = change.to(off.device).double()[kept]
+            squares = change.to(off.device).double()[large]
             self.squared += (squares.mean((1, 2)) * UNIT).round().long().sum()
             for zone in (INSIDE, NEAR, ELSEWHERE):
                 pixels = (squares * (zones == zone)).sum((1, 2))

@@ -61,16 +61,16 @@ def latent_rises(
     scale = torch.where(deviation > 0, 1 / deviation.double(), 0)
     change = pairs.change(codes) * scale
     random = change[[latent < 0 for latent in pairs.latents]]
-    found = []
-    for own, latent in zip(change, pairs.latents, strict=True):
+    rises = []
+    for row, latent in zip(change, pairs.latents, strict=True):
         if latent < 0:
             continue
         place = list(latents).index(latent)
         others = random[:, place]
-        rise = float(own[place])
-        more = own.abs() > rise
+        rise = float(row[place])
+        more = row.abs() > rise
         more[place] = False
-        found.append(
+        rises.append(
             LatentRise(
                 latent,
                 rise,
@@ -79,4 +79,4 @@ def latent_rises(
                 rank_share(rise, others) if len(others) else None,
             )
         )
-    return found
+    return rises

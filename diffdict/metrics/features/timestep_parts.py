@@ -19,7 +19,7 @@ def timestep_parts(dims: Sequence[Mapping], d_in: int) -> dict[int, slice]:
             ends.setdefault(each["timestep"], []).extend((each["from"], each["to"]))
     if len(ends) < 2:
         return {}
-    return {timestep: slice(min(own), max(own)) for timestep, own in ends.items()}
+    return {timestep: slice(min(edges), max(edges)) for timestep, edges in ends.items()}
 
 
 def length_shares(

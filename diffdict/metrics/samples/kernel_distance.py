@@ -34,9 +34,9 @@ class ChosenRows(ExactMetric):
         self, features: Float[Tensor, "pictures dim"], indices: Int64[Tensor, " pictures"]
     ) -> None:
         """Some pictures' features, a row each, and their numbers."""
-        own = torch.tensor([index in self.chosen for index in indices.tolist()])
-        self.rows.append(features[own.to(features.device)].float())
-        self.numbers.append(indices.to(features.device)[own.to(features.device)])
+        part = torch.tensor([index in self.chosen for index in indices.tolist()])
+        self.rows.append(features[part.to(features.device)].float())
+        self.numbers.append(indices.to(features.device)[part.to(features.device)])
 
     def compute(self) -> Float[Tensor, "kept dim"]:
         """In the order of the pictures."""

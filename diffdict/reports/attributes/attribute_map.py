@@ -37,8 +37,8 @@ class AttributePanel(NamedTuple):
 
 def write_attribute_map(runs: Runs, path: Path) -> Path | None:
     """Every run's maps, one below the other; None where no run has such a table."""
-    own = [(run, rows) for run in runs.finished if (rows := attribute_rows(run))]
-    panels = [one for run, rows in own for one in attribute_panels(run, rows, len(own) > 1)]
+    tables = [(run, rows) for run in runs.finished if (rows := attribute_rows(run))]
+    panels = [one for run, rows in tables for one in attribute_panels(run, rows, len(tables) > 1)]
     return write_chart(draw_attribute_maps(panels), path) if panels else None
 
 
@@ -57,16 +57,16 @@ def attribute_panels(run: Finished, rows: Sequence[Row], several: bool) -> list[
         return [_panel(f"{name}{network} timesteps and blocks".strip(), rows)]
     panels = []
     for title, kinds in SHOWN.items():
-        if kept := [row for row in rows if row.get("kind_of_part") in kinds]:
-            panels.append(_panel(f"{name}{network} {title}".strip(), kept))
+        if part_rows := [row for row in rows if row.get("kind_of_part") in kinds]:
+            panels.append(_panel(f"{name}{network} {title}".strip(), part_rows))
     return panels
 
 
 def _panel(title: str, rows: Sequence[Row]) -> AttributePanel:
     columns = list(dict.fromkeys(map(place_name, rows)))
     names = list(dict.fromkeys(row["attribute"] for row in rows if row["in_mean"]))
-    found = {(row["attribute"], place_name(row)): row for row in rows}
-    every = [[found.get((name, column)) for column in columns] for name in names]
+    cells = {(row["attribute"], place_name(row)): row for row in rows}
+    every = [[cells.get((name, column)) for column in columns] for name in names]
     return AttributePanel(
         title,
         columns,
@@ -79,8 +79,8 @@ def _panel(title: str, rows: Sequence[Row]) -> AttributePanel:
 
 def _chosen(line: Sequence[Row | None]) -> int | None:
     """The column with the best figure on pictures held out; the first of equal ones."""
-    known = [(row["val_score"], -x) for x, row in enumerate(line) if row and row["val_score"]]
-    return -max(known)[1] if known else None
+    scores = [(row["val_score"], -x) for x, row in enumerate(line) if row and row["val_score"]]
+    return -max(scores)[1] if scores else None
 
 
 def place_name(row: Mapping) -> str:
@@ -110,14 +110,14 @@ def draw_attribute_maps(panels: Sequence[AttributePanel]) -> "matplotlib.figure.
     figure = new_figure(width, sum(tall) + 0.3)
     every = figure.subplots(len(panels), 1, height_ratios=tall, squeeze=False)[:, 0]
     for panel, axes in zip(panels, every, strict=True):
-        written = len(panel.columns) <= WRITTEN
+        has_texts = len(panel.columns) <= WRITTEN
         texts = [
-            ["" if score is None or not written else f"{score:.2f}" for score in row]
+            ["" if score is None or not has_texts else f"{score:.2f}" for score in row]
             for row in panel.scores
         ]
         mesh = draw_cells(axes, panel.gains, texts, (0, 1), "viridis")
         name_cells(axes, panel.columns, panel.rows, rotation=90)
-        axes.tick_params(labelsize=7.5 if written else 6)
+        axes.tick_params(labelsize=7.5 if has_texts else 6)
         axes.set(title=panel.title)
         for y, x in enumerate(panel.chosen):
             if x is not None:

@@ -34,24 +34,24 @@ def network_curves(rows: Sequence[Row]) -> dict[str, GainCurve]:
 
 def code_curves(rows: Sequence[Row]) -> CodeCurves:
     """Of each attribute its gain at the first timestep that opens each prefix."""
-    own = [row for row in rows if row["in_mean"] and row.get("kind_of_part") in (PREFIX, RANDOM)]
+    parts = [row for row in rows if row["in_mean"] and row.get("kind_of_part") in (PREFIX, RANDOM)]
     groups: dict[str, list[Row]] = {}
-    for row in own:
-        drawn = row["part"].partition("-")[0] if row["kind_of_part"] == RANDOM else PREFIX
-        groups.setdefault(drawn, []).append(row)
-    made = {
+    for row in parts:
+        order = row["part"].partition("-")[0] if row["kind_of_part"] == RANDOM else PREFIX
+        groups.setdefault(order, []).append(row)
+    curves = {
         name: _curves((row["attribute"], float(row["first_timestep"]), row) for row in each)
         for name, each in groups.items()
     }
-    return CodeCurves(made.pop(PREFIX, {}), list(made.values()))
+    return CodeCurves(curves.pop(PREFIX, {}), list(curves.values()))
 
 
 def _curves(points: Iterable[tuple[str, float, Row]]) -> dict[str, GainCurve]:
-    found: dict[str, GainCurve] = {}
+    curves: dict[str, GainCurve] = {}
     for name, timestep, row in points:
-        if (own := gain(row)) is not None:
-            found.setdefault(name, []).append((timestep, own))
-    return {name: sorted(curve) for name, curve in found.items()}
+        if (value := gain(row)) is not None:
+            curves.setdefault(name, []).append((timestep, value))
+    return {name: sorted(curve) for name, curve in curves.items()}
 
 
 def fades(curve: GainCurve, share: float) -> float:

@@ -27,7 +27,7 @@ class PooledFeatures:
     @torch.no_grad()
     def of(self, pictures: Sequence[int]) -> dict[str, Float32[Tensor, "pictures _"]]:
         """By kind: the dictionary's latents, as many random directions, and the raw channels."""
-        found: dict[str, list[Tensor]] = {LATENTS: [], RANDOM: [], CHANNELS: []}
+        chunks: dict[str, list[Tensor]] = {LATENTS: [], RANDOM: [], CHANNELS: []}
         device = next(self.sae.parameters()).device
         first = self.source.streams[0]
         step = max(1, PIECE // (first.height * first.width * self.sae.latents))
@@ -40,8 +40,8 @@ class PooledFeatures:
                 (RANDOM, x @ self.directions.to(device).T),
                 (CHANNELS, x),
             ):
-                found[kind].append(pooled_tokens(maps).cpu())
-        return {kind: torch.cat(parts) for kind, parts in found.items()}
+                chunks[kind].append(pooled_tokens(maps).cpu())
+        return {kind: torch.cat(parts) for kind, parts in chunks.items()}
 
 
 def pooled_tokens(

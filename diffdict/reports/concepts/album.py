@@ -39,7 +39,7 @@ class Album:
     @torch.no_grad()
     def look(self, saes: Mapping[str, Sae], top: int) -> dict[str, Strongest]:
         """One pass for all dictionaries; nothing but the strongest maps is kept."""
-        seen: dict[str, Strongest] = {}
+        strongest: dict[str, Strongest] = {}
         pictures = self.data.seen("test")
         total = min(self.most, len(pictures))
         some = islice(pictures, self.most)
@@ -50,13 +50,13 @@ class Album:
             for name, sae in saes.items():
                 maps = token_maps(item.maps.images(), sae.d_in)
                 self.stacked = len(maps) > 1
-                if name not in seen:
-                    seen[name] = Strongest(sae.latents, tuple(maps[0].shape[1:]), top)
+                if name not in strongest:
+                    strongest[name] = Strongest(sae.latents, tuple(maps[0].shape[1:]), top)
                 for number, tokens in enumerate(maps):
                     tokens = tokens.flatten(1).T.to(sae.W_enc.device)
                     place = item.index * len(maps) + number
-                    seen[name].add(place, sae.encode_sparse(tokens))
-        return seen
+                    strongest[name].add(place, sae.encode_sparse(tokens))
+        return strongest
 
     @property
     def missing(self) -> dict[str, str]:
@@ -93,13 +93,13 @@ def embedded(
         pixels = table[mask]
     else:
         pixels = np.full((8, 8, 3), 128, dtype=np.uint8)
-    drawn, stream = Image.fromarray(pixels), io.BytesIO()
-    if max(drawn.size) > side:
-        drawn.thumbnail((side, side), Image.Resampling.LANCZOS)
+    picture, stream = Image.fromarray(pixels), io.BytesIO()
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     if image is None:
-        drawn.save(stream, format="PNG", optimize=True)
+        picture.save(stream, format="PNG", optimize=True)
     else:
-        drawn.save(stream, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
+        picture.save(stream, format="JPEG", quality=QUALITY, subsampling=0, optimize=True)
     return stream.getvalue()
 
 

@@ -99,12 +99,12 @@ def concept_rows(
 
 def named(findings: Findings, names: Sequence[str] | None) -> list[int]:
     """The labels of these classes, or of all that a test picture shows."""
-    known, absent = list(findings.class_names), findings.test.absent
+    class_names, absent = list(findings.class_names), findings.test.absent
     for name in names or ():
         if name in absent:
             raise UserError(f"No test picture shows {name}: leave it out of report.grid.classes")
-    asked = range(len(known)) if names is None else labels_of(names, known)
-    return [label for label in asked if known[label] not in absent]
+    labels = range(len(class_names)) if names is None else labels_of(names, class_names)
+    return [label for label in labels if class_names[label] not in absent]
 
 
 def choose_for(findings: Findings, label: int) -> list[ClassLatent]:
@@ -142,10 +142,10 @@ def _look(
             picture = data.picture("test", index)
             tokens = token_maps(maps.images(), sae.d_in)[0]  # of stacked streams the first
             every = [each for label in labels for each in chosen[label]]
-            found = iter(_heights(sae, findings, tokens, every, tuple(mask.shape)))
+            all_heights = iter(_heights(sae, findings, tokens, every, tuple(mask.shape)))
             for label in labels:
-                own = [next(found) for _ in chosen[label]]
-                shown[label].append(ClassExample(picture, mask, own))
+                latent_heights = [next(all_heights) for _ in chosen[label]]
+                shown[label].append(ClassExample(picture, mask, latent_heights))
         if all(len(some) == pictures for some in shown.values()):
             break
     return shown
@@ -174,12 +174,12 @@ def _row(
         max(float(each.heights[place].max()) for each in shown) for place in range(len(chosen))
     ]
     groups = []
-    for picture, mask, own in shown:
+    for picture, mask, latent_heights in shown:
         times = max(1, SIDE // max(mask.shape))
         inside, colour = enlarged((mask == label).numpy(), times), palette[label]
         pixels = enlarged(_pixels(picture, mask, palette), times)
         cells = [tinted(pixels, inside, colour)]
-        for height, most in zip(own, strongest, strict=True):
+        for height, most in zip(latent_heights, strongest, strict=True):
             cells.append(overlay(pixels, enlarged((height / (most or 1)).numpy(), times)))
         groups.append([pixels, *(outlined(cell, inside) for cell in cells)])
     lines = []

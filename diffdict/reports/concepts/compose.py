@@ -49,9 +49,9 @@ def page_facts(
     data, place = album.facts, "test/" if name == ALONE else f"test/{name}/"
     steps = dict.fromkeys(each["timestep"] for each in data["dims"])
     blocks = dict.fromkeys(each["block"] for each in data["dims"])
-    own = {key: value for key, value in sae.options.items() if key in OPTIONS}
+    options = {key: value for key, value in sae.options.items() if key in OPTIONS}
     figures = {
-        said: metrics[place + key] for said, key in MEASURED.items() if place + key in metrics
+        label: metrics[place + key] for label, key in MEASURED.items() if place + key in metrics
     }
     return {
         "dataset": data["dataset"],
@@ -60,10 +60,10 @@ def page_facts(
         "timestep": ", ".join(str(step) for step in steps if step is not None) or None,
         "block": ", ".join(map(str, blocks)),
         "dictionary": sae.architecture.replace("_", " "),
-        **own,
+        **options,
         "latents": sae.latents,
         "never active": int((strongest.density == 0).sum()),
-        **{said: float(value) for said, value in figures.items()},
+        **{label: float(value) for label, value in figures.items()},
         **album.missing,
     }
 
@@ -137,12 +137,12 @@ def _own_classes(
     """The class that each latent fits best on the training pictures, and its IoU on both splits."""
     if findings is None:
         return [None] * latents, [None] * latents, [None] * latents
-    found = best_class(findings.train)
-    known = (found.classes != NONE).tolist()
-    test = _pairs_iou(findings, found.classes.clamp(min=0), found.thresholds)
-    columns = found.classes.tolist(), found.score.tolist(), test.tolist()
+    best = best_class(findings.train)
+    has_class = (best.classes != NONE).tolist()
+    test = _pairs_iou(findings, best.classes.clamp(min=0), best.thresholds)
+    columns = best.classes.tolist(), best.score.tolist(), test.tolist()
     return tuple(
-        [value if own else None for value, own in zip(column, known, strict=True)]
+        [value if has else None for value, has in zip(column, has_class, strict=True)]
         for column in columns
     )
 

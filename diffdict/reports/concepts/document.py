@@ -33,7 +33,7 @@ def assemble(template: str, style: str, script: str, title: str, data: Mapping[s
         **data,
     }
     # one pass: what is put in is never looked at again
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template).encode()
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template).encode()
 
 
 def inert(data: Mapping[str, object]) -> str:

@@ -56,6 +56,6 @@ def _ranked_values(
     place[which] = torch.arange(len(which), device=native.device)
     pixels = sum(cells.pixels.numel() for cells in groups)
     values = torch.full((len(which), pixels), -torch.inf, device=native.device)
-    for found in ranked_pixels(native, groups, least, k):
-        values[place[found.latent], found.pixel] = found.value
+    for entries in ranked_pixels(native, groups, least, k):
+        values[place[entries.latent], entries.pixel] = entries.value
     return values[row]

@@ -35,11 +35,11 @@ def draw_concepts(
     """
     rows = []
     for name, sae in saes.items():
-        told = [r for r in tables.get("latents", ()) if (r.get("dictionary") or ALONE) == name]
-        known = {row["latent"]: row for row in told}
+        latents = [r for r in tables.get("latents", ()) if (r.get("dictionary") or ALONE) == name]
+        by_latent = {row["latent"]: row for row in latents}
         path = folder / f"{'concepts' if name == ALONE else name}.png"
-        own = {} if name == ALONE else {"dictionary": name}
-        rows += [own | row for row in _look(sae, image, maps, path, known)]
+        name_column = {} if name == ALONE else {"dictionary": name}
+        rows += [name_column | row for row in _look(sae, image, maps, path, by_latent)]
     return rows
 
 
@@ -49,21 +49,21 @@ def _look(
     image: Tensor,
     maps: Sequence[Tensor],
     path: Path,
-    known: Mapping[int, Row],
+    by_latent: Mapping[int, Row],
 ) -> list[dict[str, Cell]]:
     tokens = token_maps(maps, sae.d_in)[0]  # of stacked streams the first
     peaks = _peaks(sae, tokens)
     strongest = peaks.topk(min(SHOWN, int((peaks > 0).sum()))).indices
     floors = find_floors(sae.activate, sae.latents, ranked=sae.ranked, device=sae.W_enc.device)
     pre, size = pre_of(sae.pre, tokens.permute(1, 2, 0)[None]), tuple(image.shape[1:])
-    found = heights(pre, floors, strongest, floors[strongest], size, sae.ranked).cpu()
+    levels = heights(pre, floors, strongest, floors[strongest], size, sae.ranked).cpu()
     rows = []
-    for latent, height in zip(strongest.tolist(), found, strict=True):
-        told = known.get(latent, {})
-        own = {"latent": latent, "class": told.get("class"), "iou": told.get("iou")}
+    for latent, height in zip(strongest.tolist(), levels, strict=True):
+        row = by_latent.get(latent, {})
+        facts = {"latent": latent, "class": row.get("class"), "iou": row.get("iou")}
         share = float((height > 0).double().mean())
-        rows.append({**own, "activation": float(peaks[latent]), "share": share})
-    _draw(image.cpu(), found, rows, path)
+        rows.append({**facts, "activation": float(peaks[latent]), "share": share})
+    _draw(image.cpu(), levels, rows, path)
     return rows
 
 
@@ -74,10 +74,10 @@ def _peaks(sae: Sae, tokens: Tensor) -> Float[Tensor, " latents"]:
     return peaks.scatter_reduce_(0, codes.latents, codes.values.float(), "amax")
 
 
-def _draw(image: Tensor, found: Tensor, rows: Sequence[Row], path: Path) -> None:
+def _draw(image: Tensor, levels: Tensor, rows: Sequence[Row], path: Path) -> None:
     """The picture, then a tile for each latent, as hot as it gets."""
     pixels = as_bytes(image[None])[0]
-    hot = found / found.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    hot = levels / levels.amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     tiles = [torch.tensor(overlay(pixels, each.numpy())) for each in hot]
     sheet = contact_sheet(
         torch.stack([image, *(tile.permute(2, 0, 1) / 127.5 - 1 for tile in tiles)]),
@@ -89,5 +89,5 @@ def _draw(image: Tensor, found: Tensor, rows: Sequence[Row], path: Path) -> None
 
 
 def _caption(row: Row) -> str:
-    named = f" {row['class']}" if row["class"] else ""
-    return f"{row['latent']}{named}, {row['activation']:.2f}"
+    class_name = f" {row['class']}" if row["class"] else ""
+    return f"{row['latent']}{class_name}, {row['activation']:.2f}"

@@ -59,8 +59,8 @@ class Strongest:
         better = (maxima > least).nonzero()[:, 0]
         row = torch.full_like(self._shown[:, 0], -1)
         row[better] = torch.arange(len(better))
-        own = row[latent] >= 0
-        token, latent, value = token[own], latent[own], value[own]
+        inside = row[latent] >= 0
+        token, latent, value = token[inside], latent[inside], value[inside]
         maps = self._maps.new_zeros(len(better), self._maps.shape[2])
         levels = (value / maxima[latent] * LEVELS).round().to(torch.uint8)
         maps[row[latent], token] = levels

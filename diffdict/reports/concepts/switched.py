@@ -107,19 +107,19 @@ def _strongest(
 ) -> list[TopPicture]:
     """The real pictures with the largest pooled code, and where in them it is active."""
     chosen = codes.argsort(descending=True, stable=True)[:top].tolist()
-    split, found = shelf.data.test_split, []
+    split, pictures = shelf.data.test_split, []
     for index in chosen:
         image = shelf.data.picture(split, index)[None].to(drawn.sae.W_enc.device)
-        own = drawn.maps(image)[0, column].cpu()
-        largest = float(own.max())
-        levels = (own / max(largest, 1e-12) * LEVELS).round().to(torch.uint8).numpy()
-        found.append(TopPicture(shelf.place(split, index), largest, levels))
-    return found
+        activation = drawn.maps(image)[0, column].cpu()
+        largest = float(activation.max())
+        levels = (activation / max(largest, 1e-12) * LEVELS).round().to(torch.uint8).numpy()
+        pictures.append(TopPicture(shelf.place(split, index), largest, levels))
+    return pictures
 
 
 def _switched(drawn: DrawnLatents, shelf: Shelf) -> SwitchedContent:
     """Every latent's samples and figures; of random directions the first pair of each."""
-    own = [line for line, latent in enumerate(drawn.pairs.latents) if latent >= 0]
+    lines = [line for line, latent in enumerate(drawn.pairs.latents) if latent >= 0]
     random = [line for line, latent in enumerate(drawn.pairs.latents) if latent < 0]
     latents = [
         SwitchedLatent(
@@ -134,7 +134,7 @@ def _switched(drawn: DrawnLatents, shelf: Shelf) -> SwitchedContent:
             rises=row["rises"],
             pairs=_pairs(shelf, drawn.pairs.off[line], drawn.pairs.on[line]),
         )
-        for line, row in zip(own, drawn.rows, strict=True)
+        for line, row in zip(lines, drawn.rows, strict=True)
     ]
     firsts = [
         _pairs(shelf, drawn.pairs.off[line, :1], drawn.pairs.on[line, :1])[0] for line in random

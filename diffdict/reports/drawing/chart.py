@@ -86,10 +86,10 @@ def draw_cells(
     """A map of values, row after row from the top, with a text in each; hatched where is None."""
     from matplotlib.patches import Rectangle
 
-    known = [[math.nan if value is None else value for value in row] for row in values]
+    numbers = [[math.nan if value is None else value for value in row] for row in values]
     ends = {"vmin": limits[0], "vmax": limits[1]}
-    mesh = axes.pcolormesh(known, cmap=colours, edgecolors=PAPER, lw=GAP, **ends)
-    axes.set(xlim=(0, len(known[0])), ylim=(len(known), 0))
+    mesh = axes.pcolormesh(numbers, cmap=colours, edgecolors=PAPER, lw=GAP, **ends)
+    axes.set(xlim=(0, len(numbers[0])), ylim=(len(numbers), 0))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for y, row in enumerate(values):

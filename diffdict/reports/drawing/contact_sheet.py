@@ -39,8 +39,8 @@ def contact_sheet(
     layers = [bytes_]
     for labels in (masks, predictions):
         if labels is not None:
-            known = palette or rainbow(int(labels.max()) + 1)
-            colours = colours_of(labels, muted(known, only))
+            all_colours = palette or rainbow(int(labels.max()) + 1)
+            colours = colours_of(labels, muted(all_colours, only))
             layers.append(np.rint(opacity * colours + (1 - opacity) * bytes_).astype(np.uint8))
     layers += [] if beneath is None else [beneath]
     count, height, width = bytes_.shape[:3]
@@ -50,8 +50,8 @@ def contact_sheet(
     text = LINE if captions else 0
     step = (cell[0] + GAP, len(layers) * (cell[1] + 2) + text + GAP)
     side = GAP + columns * step[0]
-    named = class_names and palette and len(layers) > 1
-    legend = draw_legend(*legend_of(class_names, palette, only), side) if named else None
+    has_legend = class_names and palette and len(layers) > 1
+    legend = draw_legend(*legend_of(class_names, palette, only), side) if has_legend else None
     tall = GAP + -(-count // columns) * step[1]
     sheet = Image.new("RGB", (side, tall + (legend.height if legend else 0)), PAPER)
     for index in range(count):

@@ -86,13 +86,13 @@ def autoencoding_sheet(
     All chains of a kind go in one batch.
     """
     codes = net.codes(images).float()
-    own = draw_with_codes(net, codes, infer_noise(net, images, codes, respacing), respacing)
+    by_noise = draw_with_codes(net, codes, infer_noise(net, images, codes, respacing), respacing)
     indices = range(len(images) * samples)
     each = codes.repeat_interleave(samples, 0)
     by_ddim = draw_with_codes(net, each, start_noise(net, seed, indices), respacing)
     by_ddpm = draw_ancestral(net, each, seed + 1, indices, ancestral)
-    shown = [images[:, None], own[:, None]]
-    shown += [drawn.unflatten(0, (len(images), samples)) for drawn in (by_ddim, by_ddpm)]
+    shown = [images[:, None], by_noise[:, None]]
+    shown += [batch.unflatten(0, (len(images), samples)) for batch in (by_ddim, by_ddpm)]
     rows = check_drawn(torch.cat(shown, 1)).cpu()
     return contact_sheet(
         rows.flatten(0, 1), columns=rows.shape[1], captions=captions(samples) * len(images)
@@ -101,5 +101,5 @@ def autoencoding_sheet(
 
 def captions(samples: int) -> Sequence[str]:
     """What stands beneath the pictures of one row."""
-    drawn = [f"{way} {number + 1}" for way in ("DDIM", "DDPM") for number in range(samples)]
-    return ["picture", "own noise", *drawn]
+    names = [f"{way} {number + 1}" for way in ("DDIM", "DDPM") for number in range(samples)]
+    return ["picture", "own noise", *names]

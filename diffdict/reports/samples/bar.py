@@ -34,8 +34,8 @@ class SampleBar(pl.callbacks.ProgressBar):
         steps = pl_module.steps
         samples = sum(len(batch) for batch in trainer.predict_dataloaders.batches)
         columns = TextColumn(self.title), BarColumn(), MofNCompleteColumn()
-        told = TextColumn(self.unit + " · {task.fields[left]}")
-        self.bar = Progress(*columns, told, console=console(), disable=not self.enabled)
+        status = TextColumn(self.unit + " · {task.fields[left]}")
+        self.bar = Progress(*columns, status, console=console(), disable=not self.enabled)
         self.task = self.bar.add_task("", total=samples, left="")
         self.began, self.done, self.all = time.monotonic(), 0, samples * steps
         pl_module.stepped = lambda count: self.step(count, steps)

@@ -45,8 +45,8 @@ class CodeSheet(pl.Callback):
             return
         images = validation_pictures(trainer.datamodule, self.pictures).to(pl_module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            drawn = self.draw(pl_module.pdae(), images)
-        sheet = contact_sheet(images, beneath=as_bytes(drawn), columns=self.pictures)
+            pictures = self.draw(pl_module.pdae(), images)
+        sheet = contact_sheet(images, beneath=as_bytes(pictures), columns=self.pictures)
         path = files.writable_folder(Path(trainer.default_root_dir) / "codes")
         path = path / f"step_{step:07d}.png"
         files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG"))

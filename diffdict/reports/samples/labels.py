@@ -55,8 +55,8 @@ class LabelReport(pl.Callback):
             name, theirs = self.known.name, self.known.class_names
         except UserError as absent:  # the pictures stayed on another machine
             print(f"No real pictures to compare with: {absent}")
-            said = getattr(self.dataset, "keywords", {})
-            name, theirs = said.get("name"), said.get("class_names")
+            options = getattr(self.dataset, "keywords", {})
+            name, theirs = options.get("name"), options.get("class_names")
         ours = pl_module.class_names
         if theirs is not None and list(theirs) != ours:
             raise UserError(
@@ -72,28 +72,28 @@ class LabelReport(pl.Callback):
         if pl_module.labeller is None or not whole or not trainer.is_global_zero:
             return
         folder = pl_module.folder
-        made = NpzDataset("samples", str(folder), "train", image_size=None)
+        dataset = NpzDataset("samples", str(folder), "train", image_size=None)
         theirs = None if self.known is None else real(self.known)
-        rows = label_rows(made.class_names, drawn(made), theirs)
+        rows = label_rows(dataset.class_names, drawn(dataset), theirs)
         files.write_atomic(folder / "labels.csv", as_csv(rows).encode())
-        samples = as_csv(sample_rows(made, pl_module.seed))
+        samples = as_csv(sample_rows(dataset, pl_module.seed))
         files.write_atomic(folder / "samples.csv", samples.encode())
-        sheet = certainty_sheet(made, pl_module.labeller, pl_module.device)
+        sheet = certainty_sheet(dataset, pl_module.labeller, pl_module.device)
         path = folder / "labels.png"
         files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG", optimize=True))
-        _say(rows, made.uncertainty, folder)
+        _say(rows, dataset.uncertainty, folder)
 
 
 def count(
     masks: Iterable[Integer[np.ndarray, "h w"]], classes: int, ignored: int | None
 ) -> LabelCounts:
     """Pixels and pictures of every class."""
-    pixels, pictures, seen = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0
+    pixels, pictures, number = np.zeros(classes, np.int64), np.zeros(classes, np.int64), 0
     for mask in masks:
-        kept = mask[mask != ignored] if ignored is not None else mask
-        found = np.bincount(kept.ravel(), minlength=classes)
-        pixels, pictures, seen = pixels + found, pictures + (found > 0), seen + 1
-    return LabelCounts(pixels, pictures, seen)
+        labels = mask[mask != ignored] if ignored is not None else mask
+        counts = np.bincount(labels.ravel(), minlength=classes)
+        pixels, pictures, number = pixels + counts, pictures + (counts > 0), number + 1
+    return LabelCounts(pixels, pictures, number)
 
 
 def drawn(made: NpzDataset) -> LabelCounts:
@@ -141,13 +141,13 @@ def certainty_sheet(made: NpzDataset, labeller: Callable, device: torch.device) 
     shown = min(SHOWN, len(order))
     chosen = np.concatenate([order[:shown], order[::-1][:shown]]).tolist()
     images = torch.stack([made[index]["image"] for index in chosen])
-    found = labeller(images.to(device), chosen)
-    doubt = found.doubt.cpu().numpy()
+    labels = labeller(images.to(device), chosen)
+    doubt = labels.doubt.cpu().numpy()
     doubt = doubt / max(float(doubt.max()), 1e-12)
     heat = [overlay(*pair) for pair in zip(as_bytes(images), doubt, strict=True)]
     return contact_sheet(
         images,
-        found.masks.cpu(),
+        labels.masks.cpu(),
         palette(made.num_classes),
         columns=shown,
         beneath=np.stack(heat),

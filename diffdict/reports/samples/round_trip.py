@@ -51,12 +51,12 @@ class RoundTripReport(pl.Callback):
         files.write_atomic(folder / "round_trip.csv", as_csv(rows).encode())
         print_rows(summary(rows), title="round trip" if pl_module.back else "noise")
         print(spoken_facts(rows, pl_module.steps, pl_module.missing, took))
-        written = [folder / "round_trip.csv"]
+        paths = [folder / "round_trip.csv"]
         if pl_module.back and self.pictures > 0:
             pictures = trainer.datamodule.pictures
             sheet = round_trip_sheet(noise, pictures, rows[: self.pictures])
-            written.append(write_png(sheet, folder / "round_trip.png"))
-        print("\n".join(map(str, [*written, folder])))
+            paths.append(write_png(sheet, folder / "round_trip.png"))
+        print("\n".join(map(str, [*paths, folder])))
 
 
 def picture_rows(noise: StoredNoise, back: bool) -> list[dict[str, Cell]]:
@@ -127,11 +127,11 @@ def round_trip_sheet(
     figure_rows = [
         FigureRow(
             str(row["name"]).rpartition("/")[2],
-            own[3].mean((0, 1)).astype(int).tolist(),
+            images[3].mean((0, 1)).astype(int).tolist(),
             _words(row),
-            [own],
+            [images],
         )
-        for row, own in zip(rows, cells, strict=True)
+        for row, images in zip(rows, cells, strict=True)
     ]
     facts = noise.facts
     title = (

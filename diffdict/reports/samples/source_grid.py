@@ -37,8 +37,8 @@ class SourceGrid(SampleGrid):
         indices = list(range(min(self.sources, len(data.split(split)))))
         self.pictures = len(indices) * self.each
         vectors = data.vectors_of(split, indices).to(pl_module.device)
-        told = pl_module.standardised(vectors).repeat_interleave(self.each, 0)
-        drawn = self.draw(pl_module.ema, pl_module.objective, pl_module.device, told).cpu()
+        repeats = pl_module.standardised(vectors).repeat_interleave(self.each, 0)
+        samples = self.draw(pl_module.ema, pl_module.objective, pl_module.device, repeats).cpu()
         shown = torch.stack([data.picture(split, index) for index in indices])
-        rows = torch.cat([shown[:, None], drawn.float().unflatten(0, (-1, self.each))], dim=1)
+        rows = torch.cat([shown[:, None], samples.float().unflatten(0, (-1, self.each))], dim=1)
         return contact_sheet(rows.flatten(0, 1), columns=self.each + 1)

@@ -125,7 +125,7 @@ class SegmentationGrid(pl.Callback):
             print(f"grid: no test picture shows {' or '.join(self.classes)}")
         if trainer.is_global_zero:
             rows = enumerate(zip(self.said, self.files, strict=True))
-            index = [{"index": i, "picture": said, "file": file} for i, (said, file) in rows]
+            index = [{"index": i, "picture": picture, "file": file} for i, (picture, file) in rows]
             files.write_atomic(self.folder / "index.csv", as_csv(index).encode())
             pixels = pl_module.confusion().pixels.cpu()
             write_chart(draw_confusion(pixels, self.names), self.folder / "confusion.png")
@@ -157,5 +157,5 @@ def file_names(pictures: Sequence[str]) -> list[str]:
 def _stem(picture: str) -> str | None:
     """a/b of a/b.png; None of what is no path below a folder."""
     path = PurePosixPath(picture)
-    own = path.suffix.lower() in PICTURES and not path.is_absolute() and ".." not in path.parts
-    return str(path.with_suffix("")) if own else None
+    below = path.suffix.lower() in PICTURES and not path.is_absolute() and ".." not in path.parts
+    return str(path.with_suffix("")) if below else None

@@ -130,17 +130,17 @@ def points_of(runs: Runs, task: str | Sequence[str] | None = None) -> list[Point
     shown = ",".join(chosen)
     for other in sorted(set(tasks) - set(chosen)):
         print(f"Left out: {tasks[other]} of task={other}; shown is task={shown}")
-    own = [run for run in runs.finished if run.task in chosen]
-    keys = list(dict.fromkeys([*ALWAYS, *(key for run in own for key in _typed(run))]))
+    members = [run for run in runs.finished if run.task in chosen]
+    keys = list(dict.fromkeys([*ALWAYS, *(key for run in members for key in _typed(run))]))
     last: dict[tuple, Point] = {}
-    for run in sorted(own, key=lambda run: (run.folder / RESULTS).stat().st_mtime):
+    for run in sorted(members, key=lambda run: (run.folder / RESULTS).stat().st_mtime):
         for point in _points(run, keys):
             last[tuple(point.settings.items())] = point
     if not last:
         raise UserError(
             f"No run under runs= has measured a number: task={shown} gives none to show"
         )
-    order = {run.folder: number for number, run in enumerate(own)}
+    order = {run.folder: number for number, run in enumerate(members)}
     return sorted(last.values(), key=lambda point: order[point.run.folder])
 
 
@@ -148,8 +148,8 @@ def varying(points: Sequence[Point], besides: Iterable[str] = ()) -> list[str]:
     """The settings in which points differ, but for these, and for what follows from the others."""
     keys = dict.fromkeys(key for point in points for key in point.settings)
     keys = [key for key in keys if key not in set(besides) and len(grouped(points, [key])) > 1]
-    typed = {key for point in points for key in _typed(point.run)}
-    for key in [key for key in reversed(keys) if key not in typed]:
+    override_keys = {key for point in points for key in _typed(point.run)}
+    for key in [key for key in reversed(keys) if key not in override_keys]:
         rest = [other for other in keys if other != key]
         if len(grouped(points, rest)) == len(grouped(points, keys)):
             keys = rest
@@ -184,17 +184,17 @@ def row_of(settings: Mapping[str, Value], points: Sequence[Point], metrics: Sequ
 
 def chosen_metrics(points: Sequence[Point], asked: Sequence[str] | None) -> list[str]:
     """The figures asked for, or those of the usual ones that are there; else all of the test."""
-    known = dict.fromkeys(name for point in points for name in point.metrics)
+    names = dict.fromkeys(name for point in points for name in point.metrics)
     if asked is not None:
         if isinstance(asked, int | float | str):
-            raise UserError(f"metrics is a list of figures, got {asked!r}: [{next(iter(known))}]")
+            raise UserError(f"metrics is a list of figures, got {asked!r}: [{next(iter(names))}]")
         for name in asked:
-            if name not in known:
-                raise UserError(f"No run measured {name}; measured: {', '.join(sorted(known))}")
+            if name not in names:
+                raise UserError(f"No run measured {name}; measured: {', '.join(sorted(names))}")
         return list(asked)
-    usual = [name for name in USUAL if name in known]
-    usual = usual or [name for name in OF_PICTURES if name in known]
-    return usual or [name for name in known if name.startswith("test/")] or list(known)
+    usual = [name for name in USUAL if name in names]
+    usual = usual or [name for name in OF_PICTURES if name in names]
+    return usual or [name for name in names if name.startswith("test/")] or list(names)
 
 
 def _only(only: Mapping[str, object], points: list[Point]) -> list[Point]:
@@ -203,9 +203,9 @@ def _only(only: Mapping[str, object], points: list[Point]) -> list[Point]:
         wanted = list(map(_plain, value)) if isinstance(value, list) else [value]
         there = dict.fromkeys(p.settings[key] for p in points if p.settings.get(key) is not None)
         if missing := [one for one in wanted if one not in there]:
-            known = ", ".join(map(format_cell, there)) or "none"
-            said = f"only={{{key}:{missing[0]}}} names no point"
-            raise UserError(f"{said}; of {key} there are {known}")
+            choices = ", ".join(map(format_cell, there)) or "none"
+            problem = f"only={{{key}:{missing[0]}}} names no point"
+            raise UserError(f"{problem}; of {key} there are {choices}")
         points = [point for point in points if point.settings.get(key) in wanted]
     return points
 
@@ -219,16 +219,16 @@ def _by_noise(point: Point) -> Point:
 
 def _check_over(over: Sequence[str], points: Sequence[Point]) -> None:
     """Nothing, or a sentence about a setting that none of these runs has."""
-    known = dict.fromkeys(
+    keys = dict.fromkeys(
         key for point in points for key, value in point.settings.items() if value is not None
     )
     if isinstance(over, int | float | str):
         raise UserError(f"over is a list of settings to average over, got {over!r}: over=[seed]")
     for name in over:
-        if name not in known:
+        if name not in keys:
             raise UserError(
                 f"over={name} is no setting that these runs were given; there are: "
-                f"{', '.join(known)}"
+                f"{', '.join(keys)}"
             )
 
 
@@ -299,23 +299,23 @@ def _typed(run: Finished) -> list[str]:
     """The settings that this run was given by hand."""
     words = [word.lstrip("+~").partition("=")[0] for word in run.results["overrides"]]
     keys = [word.partition("@")[0] for word in words]
-    known = [key for key in keys if not {key, key.partition(".")[0]} & NEVER]
-    return [key for key in known if not MACHINE.fullmatch(key)]
+    settings = [key for key in keys if not {key, key.partition(".")[0]} & NEVER]
+    return [key for key in settings if not MACHINE.fullmatch(key)]
 
 
 def _points(run: Finished, keys: Sequence[str]) -> list[Point]:
     """A point a dictionary or cell, which its metrics name, or one of the run."""
     settings = {key: _setting(run, key) for key in keys}
-    found: dict[str, Point] = {}
+    points: dict[str, Point] = {}
     for name, value in run.results["metrics"].items():
         split, _, rest = name.partition("/")
         part, _, figure = rest.rpartition("/")
-        own = _own_settings(part, run.results["facts"].get("maps") or [])
-        part, metric = ("", name) if own is None else (part, f"{split}/{figure}")
-        point = found.setdefault(part, Point({**settings, **(own or {})}, {}, run))
+        extra = _own_settings(part, run.results["facts"].get("maps") or [])
+        part, metric = ("", name) if extra is None else (part, f"{split}/{figure}")
+        point = points.setdefault(part, Point({**settings, **(extra or {})}, {}, run))
         if value is not None and math.isfinite(value):
             point.metrics[metric] = value
-    return [point for point in found.values() if point.metrics]
+    return [point for point in points.values() if point.metrics]
 
 
 def dictionaries_of(metrics: Iterable[str]) -> dict[str, dict[str, Value]]:
@@ -323,19 +323,19 @@ def dictionaries_of(metrics: Iterable[str]) -> dict[str, dict[str, Value]]:
     parts = dict.fromkeys(name.partition("/")[2].rpartition("/")[0] for name in metrics)
     settings = {part: _own_settings(part, ()) or {} for part in parts if part}
     return {
-        part: own for part, own in settings.items() if any(key.startswith("sae.") for key in own)
+        part: each for part, each in settings.items() if any(key.startswith("sae.") for key in each)
     }
 
 
 def own_figures(metrics: Mapping[str, float | None], name: str) -> dict[str, float]:
     """What was measured of one of several dictionaries, named as that of a single one is."""
-    own = {}
+    figures = {}
     for key, value in metrics.items():
         split, _, rest = key.partition("/")
         whose, _, figure = rest.rpartition("/")
         if whose == name and value is not None:
-            own[f"{split}/{figure}"] = value
-    return own
+            figures[f"{split}/{figure}"] = value
+    return figures
 
 
 def _own_settings(part: str, maps: Sequence[str]) -> dict[str, Value] | None:
@@ -382,8 +382,8 @@ def _setting_as_said(run: Finished, key: str) -> Value:
     for part in key.split("."):
         node = node.get(part, {}) if isinstance(node, dict) else {}
     if node == {}:
-        typed = (word.lstrip("+").partition("=") for word in run.results["overrides"])
-        return next((value for name, _, value in typed if name == key), None)
+        overrides = (word.lstrip("+").partition("=") for word in run.results["overrides"])
+        return next((value for name, _, value in overrides if name == key), None)
     if isinstance(node, dict):
         choice = run.results["choices"].get(key)
         return node.get("name") or choice or node.get("_target_", "").rpartition(".")[2] or None

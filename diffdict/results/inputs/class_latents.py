@@ -26,9 +26,9 @@ class ClassLatents:
                 row for row in contents.get("classes", ()) if row.get("dictionary") in (None, name)
             ]
             if rows and "excess" in rows[0]:
-                own = [r for r in contents["latents"] if r.get("dictionary") in (None, name)]
+                latents = [r for r in contents["latents"] if r.get("dictionary") in (None, name)]
                 self.rows = {row["class"]: row for row in rows}
-                self.latents = {row["latent"]: row for row in own}
+                self.latents = {row["latent"]: row for row in latents}
                 return
         if tables is not None:
             raise UserError(
@@ -68,11 +68,11 @@ class ClassLatents:
     def by_class(self, most: int = 1) -> dict[int, list[str]]:
         """The first so many latents of every class that has some, each with its classes."""
         self.require()
-        found: dict[int, list[str]] = {}
+        classes: dict[int, list[str]] = {}
         for concept, row in self.rows.items():
             for latent in list(map(int, str(row["excess"] or "").split()))[:most]:
-                found.setdefault(latent, []).append(concept)
-        return found
+                classes.setdefault(latent, []).append(concept)
+        return classes
 
     def density(self, latents: int) -> Float[Tensor, " latents"] | None:
         """Each latent's share of the test's tokens; None without a test."""

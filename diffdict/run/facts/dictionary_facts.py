@@ -52,10 +52,10 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
     _, card = read_dictionary(several[0], cfg.get("name"))
     check_card(card)
     _check_target(card["backbone"], cfg)
-    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
     noise = {"device": "cpu", **card["noise"]} if card.get("noise") else None
     facts = {"backbone": card["backbone"], "noise": noise}
-    facts |= {key: card[key] for key in ("timestep", "block") if key not in typed}
+    facts |= {key: card[key] for key in ("timestep", "block") if key not in override_keys}
     facts = {key: fact for key, fact in facts.items() if fact is not None}
     changed = {
         key: (plain, fact)
@@ -75,8 +75,8 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
 
 def with_pictures(cfg: DictConfig) -> DictConfig:
     """Steers pictures that there are instead of samples: of a split, of a file or of a folder."""
-    typed = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
-    if "data.number" in typed or "seed" in typed:
+    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    if "data.number" in override_keys or "seed" in override_keys:
         raise UserError(
             f"pictures={cfg.pictures} are steered, or samples from noise (data.number=, seed=): "
             "leave one of them out"
@@ -102,8 +102,8 @@ def with_pictures(cfg: DictConfig) -> DictConfig:
 def _check_target(backbone: object, cfg: DictConfig) -> None:
     """Refuses to build anything but a backbone of ours, or the one that was typed."""
     target = backbone.get("_target_") if isinstance(backbone, Mapping) else None
-    typed = OmegaConf.select(cfg, "backbone._target_")
-    if isinstance(target, str) and (target.startswith(ROOM) or target == typed):
+    choice = OmegaConf.select(cfg, "backbone._target_")
+    if isinstance(target, str) and (target.startswith(ROOM) or target == choice):
         return
     raise UserError(
         f"The card's backbone is refused: its _target_ must lie in {ROOM}*, got {target!r}. Where "

@@ -61,8 +61,8 @@ def model_card(
 def _loading(repo: str, name: str) -> str:
     """How to load the first of them."""
     alone = name == ALONE
-    own, inside = ("", "") if alone else (f', name="{name}"', f"/{name}")
-    return LOADING.format(address=f"hf://{repo}", repo=repo, name=own, inside=inside)
+    argument, inside = ("", "") if alone else (f', name="{name}"', f"/{name}")
+    return LOADING.format(address=f"hf://{repo}", repo=repo, name=argument, inside=inside)
 
 
 def _network(card: Mapping) -> str:
@@ -73,9 +73,9 @@ def _network(card: Mapping) -> str:
 def _kind(card: Mapping, name: str) -> str:
     sae = card["sae"]
     options = {key: sae[key] for key in ("k", "l1", "groups") if sae.get(key) is not None}
-    told = "".join(f", {key} {value}" for key, value in options.items())
-    own = "" if name == ALONE else f"`{name}`: "
-    return f"{own}{sae['latents']} latents of {sae['d_in']} channels, {sae['architecture']}{told}"
+    tail = "".join(f", {key} {value}" for key, value in options.items())
+    head = "" if name == ALONE else f"`{name}`: "
+    return f"{head}{sae['latents']} latents of {sae['d_in']} channels, {sae['architecture']}{tail}"
 
 
 def _origin(card: Mapping) -> list[dict[str, object]]:
@@ -108,13 +108,13 @@ def _own(name: str, figures: Mapping[str, float]) -> dict[str, float]:
 
 def _figures(name: str, figures: Mapping[str, float]) -> str:
     """IoU with classes beside its nulls, then every other figure."""
-    own = _own(name, figures)
-    beside = {what: own.get(f"iou{ending}") for ending, what in NULLS.items()}
+    values = _own(name, figures)
+    beside = {what: values.get(f"iou{ending}") for ending, what in NULLS.items()}
     title = "## Figures on test pictures" + ("" if name == ALONE else f": {name}")
     parts = [title]
     if beside["these latents"] is not None:
         row = {"IoU with classes": "mean", **beside}
         parts.append(as_markdown([row]).rstrip())
     shown = {f"iou{ending}" for ending in NULLS}
-    rows = [{"figure": key, "value": own[key]} for key in own if key not in shown]
+    rows = [{"figure": key, "value": values[key]} for key in values if key not in shown]
     return "\n\n".join([*parts, as_markdown(rows).rstrip()] if rows else parts)

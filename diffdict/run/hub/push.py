@@ -113,9 +113,9 @@ def push_stores(stores: list[Path], address: files.HubAddress, options: PushOpti
 
 def _options(words: Mapping[str, str], path: str, address: str) -> PushOptions:
     """The words, checked; a licence has to be said."""
-    known = PushOptions._fields
-    if unknown := [word for word in words if word not in known]:
-        raise UserError(f"{unknown[0]} is no setting of push: {', '.join(known)}")
+    fields = PushOptions._fields
+    if unknown := [word for word in words if word not in fields]:
+        raise UserError(f"{unknown[0]} is no setting of push: {', '.join(fields)}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", words.get("licence", "")):
         proposal = command("diffdict", "push", path, address, "licence=cc-by-4.0")
         raise UserError(
@@ -150,8 +150,8 @@ def _evaluation(run: Path, options: PushOptions) -> Path:
 
 def _grid(run: Path) -> Path | None:
     """What report=grid drew of a dictionary."""
-    found = sorted((run / "grid").glob("*.png"))
-    return found[0] if found else None
+    pictures = sorted((run / "grid").glob("*.png"))
+    return pictures[0] if pictures else None
 
 
 def _whole(address: files.HubAddress) -> str:

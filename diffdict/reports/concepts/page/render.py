@@ -114,7 +114,7 @@ def _effects(concepts: PageContent) -> dict[str, list]:
     if concepts.switched is None:
         return {}
     each = concepts.switched.latents
-    said = {
+    columns = {
         "rise": [one.rise for one in each],
         "riseNull": [one.rise_null for one in each],
         "p": [one.p for one in each],
@@ -124,7 +124,7 @@ def _effects(concepts: PageContent) -> dict[str, list]:
         "pixels": [one.pixels for one in each],
         "pixelsNull": [one.pixels_null for one in each],
     }
-    return {name: rounded(values) for name, values in said.items()} | {
+    return {name: rounded(values) for name, values in columns.items()} | {
         "rises": [bool(one.rises) for one in each]
     }
 
@@ -143,8 +143,8 @@ def _switched(concepts: PageContent) -> dict[str, object] | None:
 def _class(each: Class) -> dict[str, object]:
     figures = zip(FIGURES, rounded(getattr(each, name) for name in FIGURES), strict=True)
     colour = [int(part) for part in each.colour]
-    own = {"name": each.name, "colour": colour, "latent": _place(each.latent)}
-    return {**own, **dict(figures), "absent": bool(each.absent)}
+    facts = {"name": each.name, "colour": colour, "latent": _place(each.latent)}
+    return {**facts, **dict(figures), "absent": bool(each.absent)}
 
 
 def _mean(classes: Sequence[Class]) -> dict[str, float | None]:
@@ -152,8 +152,8 @@ def _mean(classes: Sequence[Class]) -> dict[str, float | None]:
     mean = {}
     for name in FIGURES:
         values = rounded(getattr(each, name) for each in classes if not each.absent)
-        known = [value for value in values if value is not None]
-        mean[name] = sum(known) / len(known) if known else None
+        numbers = [value for value in values if value is not None]
+        mean[name] = sum(numbers) / len(numbers) if numbers else None
     return mean
 
 
