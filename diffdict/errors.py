@@ -28,6 +28,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def first_few(names: Iterable[object], most: int = 6) -> str:
+    """The names for a sentence; of many the first, and how many more there are."""
+    words = [str(name) for name in names]
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
+
+
 def override(key: str, value: object) -> str:
     """`key=value` as Hydra reads it, quoted where it has to be."""
     return f"{key}={_value(value)}"

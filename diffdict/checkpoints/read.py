@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffdict.checkpoints.architecture import PDAE_FACTS, TRAINABLE
 from diffdict.checkpoints.released import VISSL, proven, releases, resolve
-from diffdict.errors import UserError, one_line
+from diffdict.errors import UserError, first_few, one_line
 
 # Where weights lie in the files of this field, averaged ones first.
 PLACES = (
@@ -183,7 +183,7 @@ def find_layout(content: Mapping, path: Path) -> str:
         return networks[0]
     raise UserError(
         f"{path} holds {'several networks' if networks else 'no network'}: its entries are "
-        f"{_few([str(key) for key in content])}. Name the right one with layout=… ."
+        f"{first_few(content)}. Name the right one with layout=… ."
     )
 
 
@@ -199,7 +199,7 @@ def weights_at(content: Mapping, layout: str, path: Path) -> dict[str, Tensor]:
     if not _is_weights(entries):
         raise UserError(
             f"{path} does not hold weights as layout={layout} says: its entries are "
-            f"{_few([str(key) for key in content])}. Try layout=null, which finds out."
+            f"{first_few(content)}. Try layout=null, which finds out."
         )
     return {key: value for key, value in entries.items() if isinstance(value, Tensor)}
 
@@ -217,9 +217,9 @@ def _of_lightning(state: object, path: Path) -> dict[str, Tensor]:
         return inside
     tops = sorted({key.partition(".")[0] for key in state})
     raise UserError(
-        f"{path} holds no network under `net.`, but {_few(tops)}: it is no run of task=diffusion "
-        "or task=pdae. Give a backbone's checkpoint, or layout=state_dict for another's Lightning "
-        "file."
+        f"{path} holds no network under `net.`, but {first_few(tops)}: it is no run of "
+        "task=diffusion or task=pdae. Give a backbone's checkpoint, or "
+        "layout=state_dict for another's Lightning file."
     )
 
 
@@ -239,7 +239,7 @@ def _of_pdae(content: Mapping, path: Path) -> dict[str, Tensor]:
     if average is None:
         raise UserError(
             f"{path} does not hold weights as layout=pdae says, encoder and decoder: its entries "
-            f"are {_few([str(key) for key in content])}. Try layout=null, which finds out."
+            f"are {first_few(content)}. Try layout=null, which finds out."
         )
     parts = {}
     for name in ("encoder", "decoder"):
@@ -261,7 +261,7 @@ def _of_vissl(content: Mapping, path: Path) -> dict[str, Tensor]:
     if not isinstance(inner, Mapping) or not _is_weights(inner.get("trunk")):
         raise UserError(
             f"{path} does not hold weights as layout={VISSL} says, a trunk and heads: its entries "
-            f"are {_few([str(key) for key in content])}. Try layout=null, which finds out."
+            f"are {first_few(content)}. Try layout=null, which finds out."
         )
     parts = {part: inner[part] for part in ("trunk", "heads") if _is_weights(inner.get(part))}
     return {f"{part}.{key}": value for part in parts for key, value in parts[part].items()}
@@ -285,7 +285,3 @@ def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     while any(all(key.startswith(wrapper) for key in state) for wrapper in WRAPPERS):
         state = {key.partition(".")[2]: value for key, value in state.items()}
     return {key.replace("_orig_mod.", ""): value for key, value in state.items()}
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

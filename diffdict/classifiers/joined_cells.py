@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdict.errors import UserError
+from diffdict.errors import UserError, first_few
 from diffdict.features.store.shards import Stream
 
 JOINED = "joined"  # where others name their block
@@ -21,12 +21,12 @@ class JoinedCells:
         subset = every if names == "all" else [names] if isinstance(names, str) else list(names)
         if absent := [name for name in subset if name not in every]:
             raise UserError(
-                f"model.joined names {absent[0]}, and the probe looks at {_few(every)}: choose of "
-                "these, model.joined=all, or say more timestep= and block="
+                f"model.joined names {absent[0]}, and the probe looks at {first_few(every)}: "
+                "choose of these, model.joined=all, or say more timestep= and block="
             )
         if len(set(subset)) < 2:
             raise UserError(
-                f"model.joined puts two cells or more together, got {_few(subset) or 'none'}: "
+                f"model.joined puts two cells or more together, got {first_few(subset) or 'none'}: "
                 "model.joined=all, with several in timestep= or block="
             )
         self.members = [place for place, name in enumerate(every) if name in subset]
@@ -37,7 +37,3 @@ class JoinedCells:
     def vectors(self, every: Sequence[Float[Tensor, "batch _"]]) -> Float[Tensor, "batch _"]:
         """Those of its cells as one."""
         return torch.cat([every[place] for place in self.members], dim=1)
-
-
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:6])}{', …' if len(names) > 6 else ''}"

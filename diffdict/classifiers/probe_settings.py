@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from diffdict.classifiers.epoch_choice import EPOCHS
-from diffdict.errors import UserError
+from diffdict.errors import UserError, first_few
 from diffdict.training.schedule import DECAYS
 
 
@@ -32,15 +32,15 @@ def check_same_probe(path: str | Path, theirs: Mapping, ours: Mapping) -> None:
     for key, value in ours.items():
         if theirs.get(key) != value:
             raise UserError(
-                f"ckpt_path={path} holds heads of {key} {_few(theirs.get(key))}, here "
-                f"{'it is' if isinstance(value, str) else 'they are'} {_few(value)}: give what "
-                "they were learned with, or learn them anew without ckpt_path="
+                f"ckpt_path={path} holds heads of {key} {_shortened(theirs.get(key))}, here "
+                f"{'it is' if isinstance(value, str) else 'they are'} {_shortened(value)}: give "
+                "what they were learned with, or learn them anew without ckpt_path="
             )
 
 
-def _few(value: object) -> str:
+def _shortened(value: object) -> str:
     """For a sentence: the first of many, the beginning of a hash."""
     if isinstance(value, list):
-        return f"{', '.join(map(str, value[:6]))}{', …' if len(value) > 6 else ''}"
+        return first_few(value)
     text = str(value)
     return f"{text[:12]}…" if len(text) == 64 else text

@@ -16,7 +16,7 @@ from diffdict.conditions.base import ConditionRows, MakesVectors, check_maker
 from diffdict.conditions.pictures import PictureVectors
 from diffdict.conditions.sources.chosen_pictures import ChosenPictures
 from diffdict.data.base import Pictures
-from diffdict.errors import UserError, at_least
+from diffdict.errors import UserError, at_least, first_few
 from diffdict.representations.codes import BY_CLASS, PooledCodes
 from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.seeds import mix
@@ -169,7 +169,9 @@ class LatentVectors(ChosenPictures):
         if self.latents is None:
             return spread.most_variable(self.count)
         there = maker.latents
-        known = f"0 to {len(there) - 1}" if there == list(range(len(there))) else _few(there)
+        known = (
+            f"0 to {len(there) - 1}" if there == list(range(len(there))) else first_few(there, 8)
+        )
         for latent in self.latents:
             if latent not in there:
                 raise UserError(
@@ -321,8 +323,3 @@ def _check_words(
 def _spoken(strength: float) -> str:
     """A strength as captions have it."""
     return {0.0: "off", 1.0: "on"}.get(strength, f"×{strength:g}")
-
-
-def _few(latents: Sequence[int]) -> str:
-    named = ", ".join(map(str, latents[:8]))
-    return named + (f" … ({len(latents)} of them)" if len(latents) > 8 else "")

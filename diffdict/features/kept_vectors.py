@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffdict import files
 from diffdict.data.images import epoch_order
-from diffdict.errors import UserError
+from diffdict.errors import UserError, first_few
 from diffdict.features.noise import Noise
 from diffdict.features.passes import Passes
 from diffdict.features.probe_images import KeptFolder, KeptPart, ProbedPictures, ProbeImages
@@ -115,9 +115,9 @@ class KeptVectors:
         absent = [stream.name for stream in self.streams if stream.name not in store.streams]
         if absent:
             raise StoreError(
-                f"{path} holds features of {_few(list(store.streams))}, none of {_few(absent)}: "
-                "ask for those with timestep= and block=, choose another folder "
-                f"(paths.features=), or delete {self.folder}"
+                f"{path} holds features of {first_few(store.streams)}, none of "
+                f"{first_few(absent)}: ask for those with timestep= and block=, choose another "
+                f"folder (paths.features=), or delete {self.folder}"
             )
         return store
 
@@ -286,7 +286,7 @@ class AbandonUnfinished(pl.Callback):
         lacking = [part.name for part in self.kept.asked if not self.kept.parts.has(part)]
         if lacking and self.kept.data is not None and trainer.is_global_zero:
             warnings.warn(
-                f"Not kept, for this run did not see all of it: {_few(lacking)}. A run with "
+                f"Not kept, for this run did not see all of it: {first_few(lacking)}. A run with "
                 "keep=true from the start keeps it",
                 stacklevel=2,
             )
@@ -303,7 +303,3 @@ def _kept_anew(part: Path) -> Iterator[None]:
         yield
     except BrokenShard as error:
         raise StoreError(f"{error.what}. Delete {part}, and this run keeps it anew.") from error
-
-
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}"

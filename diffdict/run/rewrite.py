@@ -18,6 +18,7 @@ from diffdict.backbones.wrapper import wrapper_node
 from diffdict.errors import UserError, command, override
 from diffdict.results.inputs.published_weights import PUBLISHED, published_task
 from diffdict.results.inputs.stored_noise import StoredNoise
+from diffdict.results.naming import typed_keys
 
 OBSERVERS = ("callbacks", "report", "logger")  # do not change what is learned
 FEATURE_KEYS = ("timestep", "block", "noise")  # of the features that a labeller was trained on
@@ -101,7 +102,7 @@ def with_stored_noise(cfg: DictConfig) -> DictConfig:
     if cfg.get("start") is None:
         return cfg
     noise = StoredNoise(cfg.start)
-    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = typed_keys(HydraConfig.get().overrides.task)
     facts = {
         "sampler.respacing": noise.facts["respacing"],
         "sampler.clip_denoised": noise.facts["clip_denoised"],
@@ -144,14 +145,14 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
     """The config that a checkpoint was trained with, overridden by the command line."""
     refuse_published(Path(cfg.ckpt_path))
     saved = checkpoints.config_of(cfg.ckpt_path)
-    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = typed_keys(HydraConfig.get().overrides.task)
     merged = OmegaConf.create(saved)
     keep_trained_values(merged, merged)
     for key in EVALUATION:
         merged[key] = cfg[key]
     if cfg.dataset is not None:
         merged.dataset = cfg.dataset  # replaced as a whole; the backbone stays
-    for key in override_keys & {"timestep", "block"}:
+    for key in {*override_keys} & {"timestep", "block"}:
         merged[key] = cfg[key]
     for key in cfg.data:
         if not OmegaConf.is_missing(cfg.data, key):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from diffdict.errors import UserError
+from diffdict.errors import UserError, first_few
 from diffdict.results.folders import RESULTS, Finished, Runs, checkpoint_step
 from diffdict.results.tables import Row, format_cell
 
@@ -244,8 +244,8 @@ def comparable(
                 continue
             what = (
                 f"{', '.join(of_classes)} cannot be compared: class names differ between "
-                f"{first.folder} ({_few(first.class_names)}) and {other.folder} "
-                f"({_few(other.class_names)})"
+                f"{first.folder} ({first_few(first.class_names) or 'none'}) and {other.folder} "
+                f"({first_few(other.class_names) or 'none'})"
             )
             rest = [name for name in metrics if name not in of_classes]
             if asked is not None or not rest:
@@ -291,14 +291,9 @@ def _say_unfinished(folders: Sequence[Path]) -> None:
         print(f"Without results, so left out ({len(folders)}): {', '.join(map(str, folders))}")
 
 
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''}" if names else "none"
-
-
 def _typed(run: Finished) -> list[str]:
     """The settings that this run was given by hand."""
-    words = [word.lstrip("+~").partition("=")[0] for word in run.results["overrides"]]
-    keys = [word.partition("@")[0] for word in words]
+    keys = [word.partition("@")[0] for word in typed_keys(run.results["overrides"])]
     settings = [key for key in keys if not {key, key.partition(".")[0]} & NEVER]
     return [key for key in settings if not MACHINE.fullmatch(key)]
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from diffdict.errors import UserError
 from diffdict.files import on_hub
+from diffdict.results.naming import typed_keys
 from diffdict.run.rewrite import short
 from diffdict.sae.card import check_card, read_dictionary
 
@@ -52,7 +53,7 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
     _, card = read_dictionary(several[0], cfg.get("name"))
     check_card(card)
     _check_target(card["backbone"], cfg)
-    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = typed_keys(HydraConfig.get().overrides.task)
     noise = {"device": "cpu", **card["noise"]} if card.get("noise") else None
     facts = {"backbone": card["backbone"], "noise": noise}
     facts |= {key: card[key] for key in ("timestep", "block") if key not in override_keys}
@@ -75,7 +76,7 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
 
 def with_pictures(cfg: DictConfig) -> DictConfig:
     """Steers pictures that there are instead of samples: of a split, of a file or of a folder."""
-    override_keys = {word.split("=")[0].lstrip("+~") for word in HydraConfig.get().overrides.task}
+    override_keys = typed_keys(HydraConfig.get().overrides.task)
     if "data.number" in override_keys or "seed" in override_keys:
         raise UserError(
             f"pictures={cfg.pictures} are steered, or samples from noise (data.number=, seed=): "
