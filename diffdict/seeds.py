@@ -1,8 +1,10 @@
 """Seeds and permutations that depend on nothing but some integers."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 MASK = (1 << 64) - 1
@@ -28,3 +30,10 @@ def permutation(count: int, *words: int, dtype: torch.dtype = torch.int64) -> In
 def entropy(*words: int) -> int:
     """One 63-bit seed of several integers, mixed by NumPy: neighbours give unlike streams."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
+
+
+def resamples(count: int, draws: int) -> Iterator[Int64[Tensor, " count"]]:
+    """As many of `count` things drawn with replacement, again and again (Efron's bootstrap)."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(draws):
+        yield torch.randint(count, (count,), generator=generator)

@@ -13,6 +13,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from diffdict.errors import UserError
 from diffdict.metrics.base import ExactMetric
+from diffdict.seeds import resamples
+
+DRAWS = 40  # of pictures, for standard errors
 
 
 class PictureFigures(NamedTuple):
@@ -117,9 +120,14 @@ class AveragePrecision(ExactMetric):
                 "can be measured: give more pictures, or a wider model.prevalence"
             )
         shares = (pictures.double() / len(truth))[counted & (pictures > 0)]
+        among, shown = scores[..., counted], truth[:, counted]
+        again = [
+            average_precision(among[some], shown[some]).nanmean(1)
+            for some in resamples(len(truth), DRAWS)
+        ]
         return PictureFigures(
             each[:, counted].nanmean(1).tolist(),
-            _bootstrap(scores[..., counted], truth[:, counted]).tolist(),
+            torch.stack(again).std(0).tolist(),
             each.tolist(),
             pictures.tolist(),
             float(shares.mean()),
@@ -142,20 +150,6 @@ def check_prevalence(prevalence: Sequence[float | int]) -> None:
             "model.prevalence is the smallest and the largest share of the pictures, between 0 and "
             f"1, got {list(prevalence)}: model.prevalence=[0.05,0.95]"
         )
-
-
-def _bootstrap(
-    scores: Float[Tensor, "pictures heads classes"],
-    truth: Bool[Tensor, "pictures classes"],
-    draws: int = 40,
-) -> Float64[Tensor, " heads"]:
-    """The spread of the mean average precision over pictures drawn again, with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
-    means = []
-    for _ in range(draws):
-        sample = torch.randint(len(truth), (len(truth),), generator=generator)
-        means.append(average_precision(scores[sample], truth[sample]).nanmean(1))
-    return torch.stack(means).std(0)
 
 
 def average_precision(

@@ -11,8 +11,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 from diffdict.data.attributes import Attribute
 from diffdict.features.codes.code_parts import CODE, PREFIX, CodePart
 from diffdict.features.store.shards import Stream
+from diffdict.metrics.accuracy import DRAWS
 from diffdict.metrics.attributes.attribute_scores import (
-    DRAWS,
     attribute_figures,
     best_ridges,
     measurable,
@@ -21,7 +21,7 @@ from diffdict.metrics.attributes.attribute_scores import (
 )
 from diffdict.metrics.attributes.ridge import AttributeSums, RidgeGroup
 from diffdict.metrics.base import ExactMetric
-from diffdict.seeds import permutation
+from diffdict.seeds import permutation, resamples
 
 FIT, CHOOSE, TEST = range(3)  # what pictures are for
 RANDOM = "random"  # a prefix of the code's entries in an order that was drawn
@@ -234,10 +234,11 @@ class AttributeProbes(nn.Module):
         n = len(self.attributes)
         if place.part is not None and place.part.kind in (PREFIX, RANDOM, "segment"):
             return torch.full((n + 2,), torch.nan, dtype=torch.float64)
-        generator, figures = torch.Generator().manual_seed(0), []
-        for _ in range(DRAWS // 2):
-            rows = torch.randint(len(test), (len(test),), generator=generator)
+
+        def figures(rows: Int64[Tensor, " pictures"]) -> Float64[Tensor, " attributes_and_means"]:
             each = attribute_figures(scores[rows], test[rows], self.binary)[0]
             means = [each[kind].nanmean() for kind in (self.binary, ~self.binary)]
-            figures.append(torch.cat([each, torch.stack(means)]))
-        return torch.stack(figures).std(0)
+            return torch.cat([each, torch.stack(means)])
+
+        samples = resamples(len(test), DRAWS // 2)
+        return torch.stack([figures(rows) for rows in samples]).std(0)

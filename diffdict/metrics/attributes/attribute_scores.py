@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torchmetrics.utilities.data import dim_zero_cat
 
 from diffdict.errors import UserError
-from diffdict.metrics.accuracy import PictureFigures, average_precision
+from diffdict.metrics.accuracy import DRAWS, PictureFigures, average_precision
 from diffdict.metrics.base import ExactMetric
+from diffdict.seeds import resamples
 
-DRAWS = 40  # of pictures, for standard errors
 CONSTANT = 1e-12  # variance as a share of the second moment: below, it is rounding alone
 
 
@@ -191,12 +191,11 @@ def bootstrap_errors(
     binary: Bool[Tensor, " attributes"],
     draws: int = DRAWS,
 ) -> Float64[Tensor, " heads"]:
-    """The spread of the mean figure over pictures drawn again, with a fixed seed."""
-    generator = torch.Generator().manual_seed(0)
-    means = []
-    for _ in range(draws):
-        sample = torch.randint(len(truth), (len(truth),), generator=generator)
-        means.append(attribute_figures(scores[sample], truth[sample], binary).nanmean(1))
+    """The spread of the mean figure over pictures drawn again."""
+    means = [
+        attribute_figures(scores[some], truth[some], binary).nanmean(1)
+        for some in resamples(len(truth), draws)
+    ]
     return torch.stack(means).std(0)
 
 
