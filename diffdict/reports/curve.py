@@ -14,7 +14,7 @@ from diffdict.reports.sweeps.points import (
     Point,
     Value,
     averaged,
-    compared,
+    compare_points,
     grouped,
     random_of,
     row_of,
@@ -65,7 +65,7 @@ class Curve:
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
         along = [] if self.x is None else [self.x]
-        points, keys, groups, metrics = compared(
+        points, keys, groups, metrics = compare_points(
             runs, self.task, self.metrics, self.over, along, self.only
         )
         self._check_axis(points)

@@ -21,7 +21,7 @@ from diffdict.reports.sweeps.points import (
     Value,
     averaged,
     better,
-    compared,
+    compare_points,
     grouped,
     ordered,
     random_of,
@@ -70,7 +70,9 @@ class Heatmap:
     def collect(self, runs: Runs) -> Collected:
         """Draws, writes and prints."""
         along = ["timestep", "block"]
-        points, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over, along)
+        points, keys, groups, metrics = compare_points(
+            runs, self.task, self.metrics, self.over, along
+        )
         maps = {metric: _panels(groups, keys, metric) for metric in metrics}
         axes = [_axis(points, key) for key in ("timestep", "block")]
         folder = files.writable_folder(self.folder)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffdict import files
 from diffdict.errors import UserError
-from diffdict.reports.concepts.album import embedded
+from diffdict.reports.concepts.album import encode_picture
 from diffdict.reports.concepts.compose import key_of
 from diffdict.reports.concepts.page import read_names
 from diffdict.reports.concepts.steered import (
@@ -148,7 +148,9 @@ class SteeringPage(pl.Callback):
     ) -> list[LabelledFile]:
         """Small files of pictures and labels."""
         return [
-            LabelledFile(embedded(image, None, palette, self.side), labels_file(labels, palette))
+            LabelledFile(
+                encode_picture(image, None, palette, self.side), labels_file(labels, palette)
+            )
             for image, labels in zip(
                 pictures.images, pictures.labels.numpy().astype(np.uint8), strict=True
             )

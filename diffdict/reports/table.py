@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffdict import files
 from diffdict.reports.sweeps.collected import Collected
-from diffdict.reports.sweeps.points import averaged, compared, row_of
+from diffdict.reports.sweeps.points import averaged, compare_points, row_of
 from diffdict.results.folders import Runs
 from diffdict.results.tables import Row, as_csv, as_markdown, format_cell, print_rows
 
@@ -25,7 +25,7 @@ class ResultsTable:
 
     def collect(self, runs: Runs) -> Collected:
         """Writes and prints."""
-        _, keys, groups, metrics = compared(runs, self.task, self.metrics, self.over)
+        _, keys, groups, metrics = compare_points(runs, self.task, self.metrics, self.over)
         rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
         text_rows: list[Row] = [
             {

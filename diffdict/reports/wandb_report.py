@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffdict.errors import UserError
-from diffdict.reports.sweeps.points import averaged, compared, dictionaries_of, own_figures
+from diffdict.reports.sweeps.points import averaged, compare_points, dictionaries_of, own_figures
 from diffdict.results.folders import Finished, Runs
 from diffdict.results.naming import recorded_by, recorded_group
 from diffdict.results.tables import Row, as_markdown, format_cell
@@ -102,7 +102,7 @@ class WandbReport:
                 "report=wandb shows runs that wandb has, and none under runs= was recorded: run "
                 "them with logger=wandb"
             )
-        points, keys, cells, metrics = compared(runs, self.task, None, self.over)
+        points, keys, cells, metrics = compare_points(runs, self.task, None, self.over)
         figures = recorded_figures({point.run.folder: point.run for point in points}.values())
         metrics += [CHANCE] if CHANCE in figures else []
         rows = [

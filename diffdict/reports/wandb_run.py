@@ -128,7 +128,7 @@ class WandbRun(pl.loggers.WandbLogger):
             tables = module.tables() if isinstance(module, HasTables) else {}
             pictures = class_pictures(module, trainer.datamodule) if "classes" in tables else {}
             for name, rows in tables.items():
-                self.experiment.log(shown(name, rows, pictures if name == "classes" else {}))
+                self.experiment.log(wandb_table(name, rows, pictures if name == "classes" else {}))
             for path in sorted([*folder.glob("grid*.png"), *folder.glob("grid*/*.png")]):
                 self.log_image(f"figures/{path.stem}", [str(path)])
             self._keep_dictionary(folder / "dictionary")
@@ -144,7 +144,9 @@ class WandbRun(pl.loggers.WandbLogger):
         if not rows:
             return
         seconds = round(time.perf_counter() - self.began, 3)
-        self.experiment.log({**totals(rows), "seconds": seconds, **shown("extracted", rows, {})})
+        self.experiment.log(
+            {**totals(rows), "seconds": seconds, **wandb_table("extracted", rows, {})}
+        )
         for row in rows:
             if "split" in row:
                 artifact = wandb.Artifact(f"features-{row['split']}", "features", metadata=row)
@@ -218,7 +220,7 @@ def class_pictures(module: pl.LightningModule, data: pl.LightningDataModule) -> 
     return pictures
 
 
-def shown(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, object]:
+def wandb_table(name: str, rows: Sequence[Row], drawn: ClassPictures) -> dict[str, object]:
     """A table as wandb logs it; what is drawn stands in its lines, and side by side."""
     import wandb
 
@@ -251,7 +253,7 @@ def own_classes(classes: Sequence[Row], drawn: ClassPictures, name: str) -> dict
         if row["dictionary"] == name
     ]
     pictures = {(None, one): image for (whose, one), image in drawn.items() if whose == name}
-    return shown("classes", rows, pictures) if rows else {}
+    return wandb_table("classes", rows, pictures) if rows else {}
 
 
 def run_id(folder: Path, name: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffdict.errors import UserError
 from diffdict.metrics.concepts.assignment import best_class
-from diffdict.reports.concepts.album import Album, embedded
+from diffdict.reports.concepts.album import Album, encode_picture
 from diffdict.reports.concepts.compose import compose, key_of, page_facts
 from diffdict.reports.dashboard import Dashboard
 from tests.reports.world import CLASSES, GRID, PALETTE, PICTURES, SIDE, Tested, World, build
@@ -154,7 +154,7 @@ def test_what_is_not_here_is_replaced_and_said():
     assert bare.facts["pictures"] == "not here: grey stands for them"
     assert (bare.classes, bare.pictures[0].mask) == ([], None)
     assert all(latent.best_class is None for latent in bare.latents)
-    assert embedded(None, None, [], 9)[:4] == b"\x89PNG"
+    assert encode_picture(None, None, [], 9)[:4] == b"\x89PNG"
 
 
 def test_only_the_first_pictures_are_looked_at():

@@ -73,11 +73,11 @@ class Album:
         name = name.removeprefix(self.facts["dataset"] + "/")
         name = f"{name} {self.facts['maps'][number]}" if self.stacked else name
         image, mask = self.data.picture("test", index), self.masks.get(index)
-        data = embedded(image, mask, self.palette, self.side)
+        data = encode_picture(image, mask, self.palette, self.side)
         return PagePicture(name, data, mask)
 
 
-def embedded(
+def encode_picture(
     image: Float[Tensor, "3 height width"] | None,
     mask: UInt8[np.ndarray, "_ _"] | None,
     palette: Sequence[Sequence[int]],

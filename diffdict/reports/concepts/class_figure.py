@@ -89,7 +89,7 @@ def concept_rows(
 ) -> list[FigureRow]:
     """A row a class: of each picture as many cells as there are columns, or latents for them."""
     names = findings.class_names
-    chosen = {label: choose_for(findings, label) for label in named(findings, classes)}
+    chosen = {label: choose_for(findings, label) for label in choose_labels(findings, classes)}
     palette = data.facts.get("palette") or rainbow(len(names))
     shown = _look(sae, findings, data, chosen, pictures)
     return [
@@ -97,7 +97,7 @@ def concept_rows(
     ]
 
 
-def named(findings: Findings, names: Sequence[str] | None) -> list[int]:
+def choose_labels(findings: Findings, names: Sequence[str] | None) -> list[int]:
     """The labels of these classes, or of all that a test picture shows."""
     class_names, absent = list(findings.class_names), findings.test.absent
     for name in names or ():

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffdict.data.compared import SAMPLES
-from diffdict.reports.concepts.album import embedded
+from diffdict.reports.concepts.album import encode_picture
 from diffdict.reports.concepts.compose import Fact, key_of
 from diffdict.reports.concepts.page import (
     Class,
@@ -42,7 +42,7 @@ class Shelf:
             self.places[split, index] = len(self.pictures)
             image = self.data.picture(split, index)
             name = self.data.split(split).picture_name(index)
-            self.pictures.append(PagePicture(name, embedded(image, None, [], self.side)))
+            self.pictures.append(PagePicture(name, encode_picture(image, None, [], self.side)))
         return self.places[split, index]
 
 

@@ -73,8 +73,8 @@ class LabelReport(pl.Callback):
             return
         folder = pl_module.folder
         dataset = NpzDataset("samples", str(folder), "train", image_size=None)
-        theirs = None if self.known is None else real(self.known)
-        rows = label_rows(dataset.class_names, drawn(dataset), theirs)
+        theirs = None if self.known is None else count_training_labels(self.known)
+        rows = label_rows(dataset.class_names, count_samples(dataset), theirs)
         files.write_atomic(folder / "labels.csv", as_csv(rows).encode())
         samples = as_csv(sample_rows(dataset, pl_module.seed))
         files.write_atomic(folder / "samples.csv", samples.encode())
@@ -96,14 +96,14 @@ def count(
     return LabelCounts(pixels, pictures, number)
 
 
-def drawn(made: NpzDataset) -> LabelCounts:
+def count_samples(made: NpzDataset) -> LabelCounts:
     """Of the samples."""
     masks = (arrays.labels[row] for arrays in made.files for row in range(arrays.images.shape[0]))
     shown = track(masks, "Counting labels", len(made), disable=len(made) < 2000)
     return count(shown, made.num_classes, None)
 
 
-def real(known: Dataset) -> LabelCounts:
+def count_training_labels(known: Dataset) -> LabelCounts:
     """Of the training pictures."""
     masks = (known[index]["mask"].numpy() for index in range(len(known)))
     return count(masks, known.num_classes, known.ignore_label)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from diffdict.errors import UserError, first_few
 from diffdict.results.folders import RESULTS, Finished, Runs, checkpoint_step
+from diffdict.results.naming import typed_keys
 from diffdict.results.tables import Row, format_cell
 
 Value = str | int | float | bool | tuple | None
@@ -90,7 +91,7 @@ class Compared(NamedTuple):
     metrics: list[str]
 
 
-def compared(
+def compare_points(
     runs: Runs,
     task: str | Sequence[str] | None,
     asked: Sequence[str] | None,
