@@ -1,57 +1,31 @@
 """Validation pictures above what the network in training draws with their codes, now and then."""
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
-from diffdict import files
 from diffdict.backbones.autoencoders.autoencode import draw_with_codes, start_noise
 from diffdict.backbones.pdae import Pdae
-from diffdict.errors import at_least
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.reports.samples.sample_grid import log_sheet
+from diffdict.reports.samples.training_sheet import TrainingSheet
 from diffdict.reports.subjects import DrawsFromCodes
 
 
-class CodeSheet(pl.Callback):
-    """Every n steps a sheet of the averages: to `codes/` and the logger."""
+class CodeSheet(TrainingSheet):
+    """Pictures beside what the averages draw with their codes."""
 
-    def __init__(
-        self, every_n_steps: int = 1000, pictures: int = 8, steps: int = 25, seed: int = 0
-    ) -> None:
-        """`steps`: how many timesteps DDIM visits. The noise is the same every time."""
-        at_least(1, "callbacks.codes", every_n_steps=every_n_steps, pictures=pictures, steps=steps)
-        self.every_n_steps, self.pictures = every_n_steps, pictures
-        self.steps, self.seed, self.drawn = steps, seed, 0
+    folder = "codes"
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """One sheet for each multiple of `every_n_steps`, by the first rank."""
-        step = trainer.global_step
-        if step % self.every_n_steps or step == self.drawn or not trainer.is_global_zero:
-            return
-        self.drawn = step
+    def sheet(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Image.Image | None:
+        """Nothing of a module without codes."""
         if not isinstance(pl_module, DrawsFromCodes):
-            return
+            return None
         images = validation_pictures(trainer.datamodule, self.pictures).to(pl_module.device)
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            pictures = self.draw(pl_module.pdae(), images)
-        sheet = contact_sheet(images, beneath=as_bytes(pictures), columns=self.pictures)
-        path = files.writable_folder(Path(trainer.default_root_dir) / "codes")
-        path = path / f"step_{step:07d}.png"
-        files.write_atomic(path, lambda stream: sheet.save(stream, format="PNG"))
-        for logger in trainer.loggers:
-            log_sheet(logger, sheet, step, "codes")
+        pictures = self.draw(pl_module.pdae(), images)
+        return contact_sheet(images, beneath=as_bytes(pictures), columns=self.pictures)
 
     def draw(
         self, net: Pdae, images: Float[Tensor, "pictures 3 size size"]

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffdict.reports.samples.sample_grid import log_sheet
+from diffdict.reports.samples.training_sheet import log_sheet
 
 SHEET = Image.fromarray(np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3))
 
