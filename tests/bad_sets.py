@@ -9,7 +9,7 @@ import lmdb
 import numpy as np
 from PIL import Image
 
-COUNT = 3
+COUNT = 4  # of an LMDB file
 TABLES = {  # attributes.csv of folders with pictures 0 to 2 a split
     "told": "name,glasses,beard\n0.png,1,0\n1.png,0,1\n2.png,1,1\n",
     "same_names": "name,hat,hat\n0.png,1,0\n1.png,0,1\n2.png,1,1\n",
@@ -20,14 +20,13 @@ TABLES = {  # attributes.csv of folders with pictures 0 to 2 a split
     "constant": "name,hat\n0.png,1\n1.png,1\n2.png,1\n",
     "unknown": "name,hat\n0.png,\n1.png,\n2.png,\n",
 }
-LIST = "3\nBald Hat\n000000.jpg -1 1\n000001.jpg 1 1\n000002.jpg 1 -1\n"
+LIST = "4\nBald Hat\n" + "".join(f"{i:06d}.jpg {-1 if i % 2 else 1} 1\n" for i in range(COUNT))
 PEOPLE = "2\nAnn_Bo\t1\nCy_Dee\t1\n"
-ANSWERS = (
-    "title\n#\tperson\timagenum\tMale\tSmiling\nAnn Bo\t1\t0.5\t-1\nCy Dee\t1\t-0.5\t1\n"
-)
+ANSWERS = "title\n#\tperson\timagenum\tMale\tSmiling\nAnn Bo\t1\t0.5\t-1\nCy Dee\t1\t-0.5\t1\n"
 LMDB = "dataset=lmdb dataset.path="
+WHOLE = "whole_file dataset."
 LFW = "dataset=lfw dataset.path="
-RANGES = "dataset.ranges={train:[0,2],test:"
+RANGES = "dataset.ranges={train:[0,3],test:"
 ROWS = [
     *(
         ("evaluate attributes", f"dataset.path={words}", *said)
@@ -56,19 +55,19 @@ ROWS = [
         "data.flip=false",
     ),
     *(
-        ("train set", f"{LMDB}{words}", *said)
-        for words, *said in (
-            ("keyless", "no key 'length'", "{size}-{index:05d}"),
-            ("short", "no key 16-00003", "16-00000"),
-            ("hole", "no key 16-00001", "missing in the middle"),
-            ("cut_file", "it was cut", "fetch or copy it again"),
-            ("no_webp", "[16-00000] is no whole picture", "replace it"),
-            (f"whole_file {RANGES}[1,3]}}", "overlap", "No picture may be in two"),
-            (f"whole_file {RANGES}[2,9]}}", "3 pictures of lmdb", "[2, 9]"),
-            ("whole_file dataset.window={top:9,left:9,side:16}", "16×16", "25×25"),
-            ("whole_file dataset.attribute_files=[no.txt]", "No file", "attribute_files=null"),
-            ("whole_file dataset.attribute_files=[narrow.txt]", "2 values, its header 1"),
-            ("whole_file dataset.attribute_files=[list.txt]", "none for 000002.jpg", "by name"),
+        ("train set", f"{LMDB}{words} {RANGES}{test}}}", *said)
+        for words, test, *said in (
+            ("keyless", "[3,4]", "no key 'length'", "{size}-{index:05d}"),
+            ("short", "[3,5]", "no key 16-00004", "16-00000"),
+            ("hole", "[3,4]", "no key 16-00001", "missing in the middle"),
+            ("cut_file", "[3,4]", "it was cut", "fetch or copy it again"),
+            ("no_webp", "[3,4]", "[16-00000] is no whole picture", "replace it"),
+            ("whole_file", "[2,4]", "overlap", "No picture may be in two"),
+            ("whole_file", "[3,9]", "4 pictures of lmdb", "[3, 9]"),
+            (f"{WHOLE}window={{top:9,left:9,side:16}}", "[3,4]", "16×16", "25×25"),
+            (f"{WHOLE}attribute_files=[no.txt]", "[3,4]", "No file", "attribute_files=null"),
+            (f"{WHOLE}attribute_files=[narrow.txt]", "[3,4]", "2 values, its header 1"),
+            (f"{WHOLE}attribute_files=[list.txt]", "[3,4]", "none for 000003.jpg", "by name"),
         )
     ),
     *(
@@ -90,9 +89,9 @@ def write_sets() -> None:
             Path(name, split, "attributes.csv").write_text(table)
     pixels = np.random.default_rng(0).integers(0, 255, (COUNT, 16, 16, 3), dtype=np.uint8)
     pictures = {f"16-{i:05d}": webp(each) for i, each in enumerate(pixels)}
-    whole = pictures | {"length": b"3"}
+    whole = pictures | {"length": b"4"}
     write_lmdb("keyless", pictures)
-    write_lmdb("short", whole | {"length": b"4"})
+    write_lmdb("short", whole | {"length": b"5"})
     write_lmdb("hole", {key: value for key, value in whole.items() if key != "16-00001"})
     write_lmdb("no_webp", whole | {"16-00000": b"RIFF and no more"})
     for name in ("cut_file", "whole_file"):
@@ -100,7 +99,7 @@ def write_sets() -> None:
     data = Path("cut_file/data.mdb")
     data.write_bytes(data.read_bytes()[:-4096])
     Path("whole_file/narrow.txt").write_text(LIST.replace("Bald ", ""))
-    Path("whole_file/list.txt").write_text(LIST.replace("000002", "000009"))
+    Path("whole_file/list.txt").write_text(LIST.replace("000003", "000009"))
     for name in ("answerless", "peopleless", "absent"):
         write_lfw(Path(name), pixels)
     os.remove("answerless/lfw_attributes.txt")
@@ -117,10 +116,10 @@ def webp(pixels: np.ndarray) -> bytes:
 
 def write_lmdb(folder: str, keys: dict[str, bytes]) -> None:
     """A folder of data.mdb; no lock is left beside it."""
-    with lmdb.open(folder, map_size=1 << 20, lock=False) as environment:
-        with environment.begin(write=True) as transaction:
-            for key, value in keys.items():
-                transaction.put(key.encode(), value)
+    environment = lmdb.open(folder, map_size=1 << 20, lock=False)
+    with environment, environment.begin(write=True) as transaction:
+        for key, value in keys.items():
+            transaction.put(key.encode(), value)
 
 
 def write_lfw(folder: Path, pixels: np.ndarray) -> None:

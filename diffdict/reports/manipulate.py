@@ -46,9 +46,9 @@ class Manipulate(CodeReport):
         beside: Sequence[str] = (),
         **sheet: object,
     ) -> None:
-        """`direction`: what task=direction learned, once or several times. `probe`: ridge, fitted on
-        the codes of `probe_pictures` training pictures, or another file of directions; None: the
-        widest of those that move. `latents`: mean and std beside a released classifier.
+        """`direction`: what task=direction learned, once or several times. `probe`: ridge, fitted
+        on the codes of `probe_pictures` training pictures, or another file of directions; None:
+        the widest of those that move. `latents`: mean and std beside a released classifier.
         `measured`: pictures in the table. `beside`: the manipulate.csv of other runs.
         """
         super().__init__(**sheet)

@@ -1,8 +1,8 @@
 """Shows a step of DiTi against the original's weightless terms, and dual against two passes.
 
-Then a step in bf16 and channels-last against eager fp32 (`--compile` adds torch.compile, which takes
-minutes to start), and the bytes of a checkpoint against the original's, which keeps the frozen half
-twice. The toy network, a code of 128, one thread, processor time.
+Then a step in bf16 and channels-last against eager fp32 (`--compile` adds torch.compile, which
+takes minutes to start), and the bytes of a checkpoint against the original's, which keeps the
+frozen half twice. The toy network, a code of 128, one thread, processor time.
 """
 
 import argparse

@@ -158,7 +158,7 @@ def test_what_no_test_picture_shows_is_left_out_of_the_means():
         truth[:, 2] = 0 if purpose == TEST else truth[:, 0]
         truth[:, 1] = torch.nan
         probes.update(purpose, PooledPictures([codes], truth))
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="Left out") as said:
         figures = probes.compute()
     told = [str(one.message) for one in said]
     assert any("fitted on" in line and line.endswith(": size") for line in told), told
