@@ -85,7 +85,7 @@ class ShiftHalf(nn.Module):
         """The code's gradient, from the maps of the input blocks and the embedding of time."""
         embeddings = time, self.label_emb(codes)
         h = skips[-1]
-        if h.device.type == "cpu" and torch.is_grad_enabled() and not h.requires_grad:
+        if h.device.type == "cpu" and not h.requires_grad:
             # torch 2.13 on a CPU dies in the backward pass of a norm whose weights learn while
             # its channels_last input does not
             h = h.contiguous()
