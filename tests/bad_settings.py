@@ -10,6 +10,10 @@ DDAE = [  # a DDAE network of milliseconds
     *("backbone.n_blocks=1", *FACES),
 ]
 PIXELS = [*QUIET, *FACES, "backbone=pixels", "timestep=null", "block=pixels"]
+ATTRIBUTES = [
+    *(*QUIET, *NET, "target=attributes", "timestep=10", "block=1"),
+    *("dataset=folder", "dataset.image_size=16"),
+]
 AUGMENT = "{_target_:diffdict.data.augment.Augment}"
 EDM = "backbone.framework=edm backbone.predict=x0"
 GPUS = ("trainer.accelerator=gpu", "trainer=ddp", "trainer=gpu")
@@ -27,6 +31,9 @@ SETTINGS = {  # what stands before the words of a row
         *("model.encoder.code=8", "data.batch_size=2", "data.num_workers=0"),
         *("trainer.max_steps=2", "model.autoencode.pictures=0"),
     ],
+    "train set": [*DIFFUSION, "data.batch_size=3", "dataset.image_size=16"],
+    "train attributes": [*ATTRIBUTES, "task=linear_probe", "data.num_workers=0"],
+    "evaluate attributes": [*ATTRIBUTES, "task=probe_sweep", "noise.shared=false"],
     "train pictures": [*DIFFUSION, "data.batch_size=3", "dataset=folder", "dataset.image_size=16"],
     "train sae": [*SAE, *TOKENS, "trainer.max_steps=2"],
     "train mlp": [*PIXELS, "task=pixel_mlp", "data.source=live", "model.members=2"],

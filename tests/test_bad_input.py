@@ -17,7 +17,10 @@ import torch
 from PIL import Image
 
 from tests.bad_codes import ROWS as OF_CODES
+from tests.bad_codes import write_codes
 from tests.bad_networks import ROWS as OF_NETWORKS
+from tests.bad_sets import ROWS as OF_SETS
+from tests.bad_sets import write_sets
 from tests.bad_settings import SETTINGS
 from tests.bad_words import ROWS
 from tests.doors import open_door
@@ -152,7 +155,9 @@ def world(tmp_path_factory):
     here = Path.cwd()
     os.chdir(folder)
     pictures()
+    write_sets()
     checkpoints()
+    write_codes()
     stores()
     inverted()
     os.chdir(here)
@@ -160,10 +165,13 @@ def world(tmp_path_factory):
     return folder
 
 
+EVERY = [*ROWS, *OF_NETWORKS, *OF_SETS, *OF_CODES]
+
+
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
-    [(setting, words, said) for setting, words, *said in [*ROWS, *OF_NETWORKS, *OF_CODES]],
-    ids=[f"{setting}: {words}" for setting, words, *_ in [*ROWS, *OF_NETWORKS, *OF_CODES]],
+    [(setting, words, said) for setting, words, *said in EVERY],
+    ids=[f"{setting}: {words}" for setting, words, *_ in EVERY],
 )
 def test_a_mistake_is_one_line_that_names_the_way_out(world, capfd, setting, words, said):
     door = setting.split()[-1] if setting.startswith("bare") else setting.split()[0]

@@ -1,4 +1,4 @@
-"""Pages on drawing networks say words that there are: each of their commands composes."""
+"""Pages on drawing networks and codes say words that there are: each of their commands composes."""
 
 import re
 import shlex
@@ -11,7 +11,8 @@ from diffdict.run.instantiate import drop_unset
 from tests.test_conf import check_keys, composed
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = "".join((DOCS / page).read_text() for page in ("generation.md", "text_to_image.md"))
+NAMES = ("attributes.md", "codes.md", "generation.md", "text_to_image.md")
+PAGES = "".join((DOCS / page).read_text() for page in NAMES)
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGES, re.DOTALL)
 COMMANDS = [
     line
@@ -23,7 +24,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes(command):
-    _, door, *words = shlex.split(command)
+    _, door, *words = shlex.split(command, comments=True)
     if "-m" in words:  # a sweep: its first job
         words = [word.partition(",")[0] for word in words if word != "-m"]
         words = [word for word in words if "${hydra:" not in word]  # known in a run alone

@@ -53,7 +53,8 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; we print the message
         try:
-            sys.argv[1:] = _expanded(task.__name__, _flags_first(sys.argv[1:]))
+            words = [with_home(word) for word in _flags_first(sys.argv[1:])]
+            sys.argv[1:] = _expanded(task.__name__, words)
             _leave_folder_to_first_rank()
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
                 job
@@ -80,6 +81,12 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             sys.exit(min(failure.code for failure in failures))
 
     return open_door
+
+
+def with_home(word: str) -> str:
+    """`KEY=~/…` with the home folder, which shells put in only where no dot is in the key."""
+    key, _, value = word.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def _expanded(door: str, words: list[str]) -> list[str]:

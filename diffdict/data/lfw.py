@@ -63,7 +63,11 @@ class LfwDataset(Pictures):
         image = fit_picture(decode_picture(path, str(path)), larger, None, str(path))
         start = round((larger - side) / 2)
         window = image[:, start : start + side, start : start + side].contiguous()
-        return {"image": window, "attributes": self.values[index].clone(), "index": index}
+        return {"image": window, **self.labels(index)}
+
+    def labels(self, index: int) -> dict[str, Tensor | int]:
+        """What the file of attributes says of a picture, which is not opened."""
+        return {"attributes": self.values[index].clone(), "index": index}
 
     def picture_name(self, index: int) -> str:
         """The picture's path below the set's folder."""

@@ -201,10 +201,12 @@ class LmdbDataset(Pictures):
         if self.window is not None:
             pixels = cut_window(pixels, self.window, name)
         image = fit_picture(pixels, self.image_size, self.crop, name, self.resize)
-        sample: dict[str, Tensor | int] = {"image": image, "index": index}
-        if self.attributes:
-            sample["attributes"] = self.values[index].clone()
-        return sample
+        return {"image": image, **self.labels(index)}
+
+    def labels(self, index: int) -> dict[str, Tensor | int]:
+        """What the lists say of a picture, which is not opened."""
+        known = {"attributes": self.values[index].clone()} if self.attributes else {}
+        return {"index": index, **known}
 
     def picture_name(self, index: int) -> str:
         """The file and the picture's key in it."""

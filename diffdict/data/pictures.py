@@ -50,8 +50,10 @@ def decode_picture(source: Path | BytesIO, name: str) -> UInt8[np.ndarray, "heig
     except UserError:
         raise
     except UNREADABLE as error:
+        unknown = isinstance(error, UnidentifiedImageError)  # it says where bytes lie in memory
+        why = "no format that Pillow reads" if unknown else error
         raise UserError(
-            f"{name} is no whole picture ({error}): replace it or take it out"
+            f"{name} is no whole picture ({why}): replace it or take it out"
         ) from error
 
 

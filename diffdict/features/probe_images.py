@@ -260,7 +260,12 @@ class ProbeImages(ImageDataModule):
         changes = {"flip": self.flip, "crop_padding": self.crop_padding, "zoom": self.zoom}
         return {"order": self.seed, **changes}
 
-    def read_kept(self, kept: KeptFolder, split: str) -> None:
+    def mirrored(self, epoch: int, places: Sequence[int]) -> Bool[Tensor, " pictures"]:
+        """Which of these training pictures an epoch shows in a mirror."""
+        training = self._training_pictures(self.split("train"))
+        return training.mirrored([(epoch, place) for place in places])
+
+    def read_kept(self, kept: KeptFolder | EveryPart, split: str) -> None:
         """From now on no pictures of the split come where their features are kept."""
         pictures = self.split(split)
         pictures.kept = kept

@@ -15,17 +15,19 @@ from diffdict.diffusion.chains.interpolation import move
 from diffdict.errors import UserError, at_least
 from diffdict.reports.codes.base import CodeReport, check_finite_pictures
 from diffdict.reports.codes.chains import Chains
+from diffdict.reports.codes.code_reader import RIDGE, CodeProbe, CodeReader, read_along
 from diffdict.reports.codes.lines import PictureLine, draw_lines
 from diffdict.results.inputs.directions import Directions, open_directions
 from diffdict.results.tables import Row
 
 
 class Manipulate(CodeReport):
-    """Each picture's own noise, its code moved by several scales; what a reader says of them.
+    """Each picture's own noise, its code moved by several scales; what a probe reads of them.
 
-    The table, over many pictures: how far from the smallest to the largest scale a probe's reading
-    of the attribute went, and those of all others, in deviations of the reading over pictures, so
-    that networks and probes can be compared.
+    The table, over many pictures: how far from the smallest to the largest scale the reading of
+    the attribute went, and those of all others, in deviations of the reading over pictures, so
+    that networks can be compared. A probe that has learned nothing from the directions reads them;
+    where the set has no attributes, the directions do themselves.
     """
 
     word = "manipulate"
@@ -34,7 +36,8 @@ class Manipulate(CodeReport):
         self,
         *,
         direction: str | Sequence[str] | None,
-        probe: str | None = None,
+        probe: str | None = RIDGE,
+        probe_pictures: int = 1500,
         latents: str | None = None,
         attributes: Sequence[str] | None = None,
         scales: Sequence[float | int] = (-1, -0.5, 0, 0.5, 1),
@@ -43,13 +46,15 @@ class Manipulate(CodeReport):
         beside: Sequence[str] = (),
         **sheet: object,
     ) -> None:
-        """`direction`: what task=direction learned, once or several times; `probe`: another, of all
-        attributes, to read the drawn pictures by. `latents`: mean and std beside a released
-        classifier. `measured`: pictures in the table. `beside`: the manipulate.csv of other runs.
+        """`direction`: what task=direction learned, once or several times. `probe`: ridge, fitted
+        on the codes of `probe_pictures` training pictures, or another file of directions; None:
+        the widest of those that move. `latents`: mean and std beside a released classifier.
+        `measured`: pictures in the table. `beside`: the manipulate.csv of other runs.
         """
         super().__init__(**sheet)
         at_least(1, "report.manipulate", pictures=pictures)
         at_least(2, "report.manipulate", measured=measured)
+        at_least(4, "report.manipulate", probe_pictures=probe_pictures)
         if not direction:
             raise UserError(
                 "report=manipulate needs a direction: report.manipulate.direction=outputs/…/"
@@ -59,8 +64,7 @@ class Manipulate(CodeReport):
             raise UserError("report.manipulate.scales are numbers, got none: [-1,-0.5,0,0.5,1]")
         paths = [direction] if isinstance(direction, str) else list(direction)
         self.directions = [open_directions(path, latents) for path in paths]
-        widest = max(self.directions, key=lambda one: len(one.names))
-        self.reader = widest if probe is None else open_directions(probe, latents)
+        self.probe = CodeProbe(probe, latents, probe_pictures)
         self.chosen = [(one, place) for one in self.directions for place in one.chosen(attributes)]
         self.scales, self.shown_pictures = list(map(float, scales)), pictures
         self.pictures, self.measured = range(pictures), measured
@@ -74,8 +78,9 @@ class Manipulate(CodeReport):
 
     def check_directions(self, pdae: Pdae, sha256: str) -> None:
         """Directions are of this network's codes."""
-        for each in (*self.directions, self.reader):
-            each.check(pdae, pdae.shapes["code"][0], sha256)
+        for each in (*self.directions, self.probe.directions):
+            if each is not None:
+                each.check(pdae, pdae.shapes["code"][0], sha256)
 
     def sheet(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
@@ -93,7 +98,9 @@ class Manipulate(CodeReport):
             for row in range(len(self.chosen))
             for picture in range(n)
         ]
-        return draw_lines(lines), [*self._rows(chains, codes, noise), *self.beside]
+        reader = self.probe.reader(chains, self.dataset(split="train"))
+        reader = reader or read_along(max(self.directions, key=lambda one: len(one.names)))
+        return draw_lines(lines), [*self._rows(chains, codes, noise, reader), *self.beside]
 
     def _name(self, row: int) -> str:
         """The attribute of a line, and in how many entries it is moved."""
@@ -120,13 +127,12 @@ class Manipulate(CodeReport):
         chains: Chains,
         codes: Float[Tensor, "pictures code"],
         noise: Float[Tensor, "pictures 3 side side"],
+        reader: CodeReader,
     ) -> list[Row]:
         """From the smallest to the largest scale, a mean over pictures."""
         drawn = self._draw(chains, codes, noise, [min(self.scales), max(self.scales)])
-        scores = self.reader.scores(chains.codes(drawn.flatten(0, 2).clamp(-1, 1))).cpu()
-        deviation = self.reader.scores(codes).cpu().std(0)
-        low, high = scores.unflatten(0, drawn.shape[:3]).unbind(2)
-        change, names = (high - low) / deviation, self.reader.names
+        low, high = reader.read(chains, drawn.flatten(0, 2)).unflatten(0, drawn.shape[:3]).unbind(2)
+        change, names = (high - low) / reader.deviation, reader.names
         rows: list[Row] = []
         for row, (one, place) in enumerate(self.chosen):
             own = torch.tensor([name == one.names[place] for name in names])
@@ -140,6 +146,7 @@ class Manipulate(CodeReport):
                     "moved": told,
                     "others_moved": others,
                     "moved_to_others": told / others if others else torch.nan,
+                    "read_by": reader.kind,
                     "pictures": len(codes),
                 }
             )

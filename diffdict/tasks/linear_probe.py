@@ -23,6 +23,7 @@ from diffdict.classifiers.linear import LinearHeads
 from diffdict.classifiers.probe_settings import check_probe, check_same_probe, checked_rates
 from diffdict.classifiers.targets.picture_targets import picture_targets
 from diffdict.errors import UserError
+from diffdict.features.codes.mirror_vectors import MirrorVectors
 from diffdict.features.kept_vectors import AbandonUnfinished, KeptVectors
 from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.noise import Noise
@@ -81,9 +82,8 @@ class LinearProbe(pl.LightningModule):
         self.targets = picture_targets(target, class_names, attributes, prevalence)
         self.passes = None if net is None else Passes(net, timestep, block, noise, compute)
         self.looks_through = (backbone, backbone_sha256) if net is None else (net.name, net.sha256)
-        recorded = isinstance(net, RecordedNetwork)
-        self.kept = KeptVectors(self.passes, noise, seed) if recorded else None
         self.optimizer, self.decay, self.seed, self.noise = optimizer, decay, seed, noise
+        self.kept = self._keeps(net)
         self.rates = checked_rates(rates, optimizer)
         self.class_names, self.target, self.ignore_label = list(class_names), target, ignore_label
         self.figure, self.normalize = self.targets.figure, normalize
@@ -97,6 +97,13 @@ class LinearProbe(pl.LightningModule):
         seeds = [entropy(seed, *cell.name.encode()) for cell in self.cells]
         self.heads = LinearHeads(widths, num_classes, len(self.rates), seeds)
         self._begin_measuring(num_classes, epoch)
+
+    def _keeps(self, net: Backbone | None) -> KeptVectors | MirrorVectors | None:
+        """What need not be computed in every epoch, if anything."""
+        if isinstance(net, RecordedNetwork):
+            return KeptVectors(self.passes, self.noise, self.seed)
+        noisy = net is None or net.num_timesteps is not None
+        return None if noisy else MirrorVectors(self.passes)
 
     def _begin_measuring(self, num_classes: int, epoch: str) -> None:
         """Nothing is chosen, counted or tested yet."""
@@ -124,7 +131,7 @@ class LinearProbe(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Takes away what a run that stops leaves unfinished."""
-        return [] if self.kept is None else [AbandonUnfinished(self.kept)]
+        return [AbandonUnfinished(self.kept)] if isinstance(self.kept, KeptVectors) else []
 
     def vectors(
         self, images: Float[Tensor, "batch 3 height width"], indices: Sequence[int], noise: Noise
@@ -152,7 +159,7 @@ class LinearProbe(pl.LightningModule):
         else:
             seen = batch["image"], batch["index"].tolist()
             vectors = pooled_vectors(self.passes, *seen, noise)
-            if self.kept is not None and part is not None:
+            if isinstance(self.kept, KeptVectors) and part is not None:
                 vectors = self.kept.add(part, batch["index"], vectors)
         return (heads or self.heads)(self._scaled([x.to(self.device) for x in vectors]))
 

@@ -65,6 +65,13 @@ def test_flags_may_stand_anywhere():
     assert "batch_size: 5" in run(str(ROOT / "train.py"), "data.batch_size=5", "--info").stdout
 
 
+def test_a_path_may_begin_at_home(tmp_path):
+    """No shell says it behind a key with dots, and Hydra reads no such word."""
+    words = "dataset=folder", "dataset.path=~/faces", "--cfg", "job", "-p", "dataset"
+    done = run(str(ROOT / "train.py"), *words, HOME=str(tmp_path))
+    assert f"path: {tmp_path}/faces" in done.stdout, done.stderr
+
+
 def test_doors_open_from_any_folder(tmp_path):
     here = run(str(ROOT / "train.py"), "--cfg", "job", cwd=tmp_path)
     installed = run("-m", "diffdict", "train", "--cfg", "job", cwd=tmp_path)

@@ -41,6 +41,12 @@ TASKS = {  # a run of seconds of each kind, with some dozens of checkpoints in i
         *("data.batch_size=2", "data.num_workers=0", "data.flip=true", "callbacks.samples=null"),
         *("trainer.max_steps=28", f"{EVERY}=4", "model.warmup_steps=5", "model.ema_decay=0.9"),
     ),
+    "codes": (  # over the network of the run above
+        *(*QUIET, *SMALL, "task=pdae", "backbone.checkpoint=diffusion/last.ckpt", "test=false"),
+        *("dataset.train_pictures=10", "dataset.val_pictures=2", "data.flip=true"),
+        *("data.batch_size=2", "data.num_workers=0", "callbacks.codes=null", f"{EVERY}=4"),
+        *("model.encoder.code=8", "model.segments={number:4}", "trainer.max_steps=28"),
+    ),
 }
 EXTRACT = (
     *("trainer=cpu", "callbacks.progress=null", *SMALL, "dataset.train_pictures=96"),

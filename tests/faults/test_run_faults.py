@@ -46,6 +46,8 @@ def train(folder: Path, task: str, features: Path = Path("features"), **how) -> 
     last = folder / "run/last.ckpt"
     goes_on = [f"ckpt_path={last}"] if last.exists() else []
     own = [f"hydra.run.dir={folder / 'run'}", f"paths.features={features}", *goes_on]
+    if task == "codes":
+        own.append(f"backbone.checkpoint={features.parent}/diffusion/last.ckpt")
     return Sitting(folder, "train", *TASKS[task], *own, **how)
 
 

@@ -8,6 +8,7 @@ import pytest
 import scipy
 import torch
 
+from diffdict.backbones.autoencoders.autoencode import check_drawn
 from diffdict.backbones.autoencoders.pdae_denoiser import PdaeDenoiser
 from diffdict.backbones.denoiser import Given
 from diffdict.data.toy_faces import ToyFaces
@@ -24,7 +25,7 @@ from diffdict.reports.codes.slice_effects import (
 )
 from diffdict.reports.counterfactual import Counterfactual, exchange_slice
 from diffdict.reports.interpolate import Interpolate, trajectory
-from diffdict.reports.manipulate import moved_codes
+from diffdict.reports.manipulate import Manipulate, moved_codes
 from diffdict.reports.stages import Stages
 from diffdict.results.inputs.directions import Directions
 from tests.inputs import image, normal
@@ -50,6 +51,31 @@ def test_a_chain_does_not_depend_on_those_beside_it():
     torch.testing.assert_close(noise, alone.invert(images, codes), atol=1e-4, rtol=1e-4)
     drawn = together.draw(noise, codes)
     torch.testing.assert_close(drawn, alone.draw(noise, codes), atol=1e-3, rtol=1e-3)
+    turned = together.draw(noise.flip(0), codes.flip(0)).flip(0)
+    torch.testing.assert_close(drawn, turned, atol=1e-3, rtol=1e-3)
+
+
+def test_a_picture_comes_back_from_its_noise_as_steps_grow():
+    pdae, errors, images = tiny_pdae(STAGES), [], image(1, (2, 3, 16, 16))
+    for last in (pdae.denoiser.out[2], pdae.shift.shift_out[2]):
+        last.weight.mul_(0.02)  # else so few steps along a drawn network lead nowhere
+        last.bias.zero_()
+    for steps in (4, 16):
+        own = Chains(pdae, f"linspace{steps}")
+        codes = own.codes(images)
+        again = own.draw(own.invert(images, codes), codes)
+        errors.append(float((again - images).square().mean()))
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] < 0.1
+
+
+def test_a_sampler_that_leaves_the_numbers_draws_nothing():
+    broken, images = chains(), image(1, (2, 3, 16, 16))
+    broken.net.pdae.denoiser.out[2].bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="report=stages: the sampler ended in what is no number"):
+        Stages(**SHEET, pictures=2).sheet(broken, images)
+    with pytest.raises(UserError, match="drew pictures that are no numbers"):
+        check_drawn(images.log())
 
 
 def test_shares_of_0_and_1_are_exact():
@@ -110,6 +136,37 @@ def test_nothing_is_moved_at_scale_0_and_equally_far_both_ways():
     torch.testing.assert_close(codes - moved[0, :, 0], step, atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="The direction of beard is zero, so nothing would move"):
         moved_codes(codes, directions(torch.eye(8)[:2] * torch.tensor([[1.0], [0.0]])), [1], [1.0])
+
+
+def direction_file(path):
+    """As task=direction writes it."""
+    facts = {"attributes": ["glasses"], "backbone": "pdae", "backbone_sha256": None}
+    buffers = {"best_weight": torch.eye(8)[:1], "best_bias": torch.zeros(1)}
+    buffers |= {"code_mean": torch.zeros(8), "code_std": torch.ones(8)}
+    torch.save({"direction": facts, "state_dict": buffers}, path)
+    return str(path)
+
+
+def test_what_moved_is_read_by_a_probe_that_knows_no_direction(tmp_path, capsys):
+    faces, together = partial(FACES, train_pictures=24), chains()
+    images = torch.stack([faces(split="test")[i]["image"] for i in range(3)])
+    sheet = SHEET | {"dataset": faces, "direction": direction_file(tmp_path / "last.ckpt")}
+    report = Manipulate(**sheet, scales=[-1, 1], pictures=1, probe_pictures=20)
+    (row,) = report.sheet(together, images)[1]
+    codes = together.codes(images)
+    drawn = report._draw(together, codes, together.invert(images, codes), [-1.0, 1.0])[0]
+    reader = fit_code_reader(together, faces(split="train"), 20)
+    low, high = (reader.read(together, drawn[:, side]) for side in (0, 1))
+    change, own = ((high - low) / reader.deviation).mean(0), reader.names.index("glasses")
+    assert row["moved"] == pytest.approx(float(change[own]), rel=1e-3)
+    others = ((high - low) / reader.deviation).abs().mean(0)
+    others = torch.cat([others[:own], others[own + 1 :]]).mean()
+    assert row["others_moved"] == pytest.approx(float(others), rel=1e-3)
+    assert (row["read_by"], row["pictures"]) == ("ridge", 3)
+    for words in ({"probe": None}, {"dataset": FACES}):
+        (row,) = Manipulate(**sheet | words, scales=[-1, 1], pictures=1).sheet(together, images)[1]
+        assert row["read_by"] == "direction"
+    assert "tell no attribute apart" in capsys.readouterr().out
 
 
 def test_readings_follow_all_the_way_or_not_at_all():
@@ -206,6 +263,8 @@ def test_parts_of_a_code():
     assert len(set(entries.tolist())) == ends[2] - ends[0]
     assert len(code_slices(tiny_pdae(), None, "stages")) == 8
     assert len(code_slices(tiny_pdae({"number": 4}), None, "stages")) == 4
+    empty = tiny_pdae({"number": 4, "stages": [250, 500, 1000], "dims": [2, 0, 6]})
+    assert [part.name for part in code_slices(empty, "stages", "stages")] == ["stage 0", "stage 2"]
 
 
 def test_the_figures_and_tables_of_each_sheet():

@@ -26,6 +26,7 @@ class CodeReader(NamedTuple):
     scores: Callable[[Tensor], Tensor]  # codes → [pictures, attributes]
     cutoffs: Float[Tensor, " attributes"]  # above, a binary one is taken to be there
     deviation: Float[Tensor, " attributes"]  # of what is read of training pictures
+    kind: str = RIDGE  # of probe, for tables
 
     def read(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
@@ -53,7 +54,12 @@ def read_along(directions: Directions) -> CodeReader:
     """Logits; their deviation over normalised codes is the length of the direction."""
     zeros = torch.zeros(len(directions.names))
     return CodeReader(
-        directions.names, zeros == 0, directions.scores, zeros, directions.weight.norm(dim=1).cpu()
+        directions.names,
+        zeros == 0,
+        directions.scores,
+        zeros,
+        directions.weight.norm(dim=1).cpu(),
+        "direction",
     )
 
 

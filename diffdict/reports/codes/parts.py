@@ -1,5 +1,6 @@
 """Parts of a code by name: its stages, or runs of its segments."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,13 +31,10 @@ def code_slices(pdae: Pdae, wanted: AskedParts, word: str) -> list[CodeSlice]:
     """
     code, segments = pdae.shapes["code"][0], pdae.segments
     if wanted in (None, "stages"):
-        if segments is None:
-            cuts = [code * i // EIGHTHS for i in range(EIGHTHS + 1)]
-            each = [slice(a, b) for a, b in pairwise(cuts) if b > a]
-        else:
-            each = list(part_entries(segments).values())
-        kind = "eighth" if segments is None else "stage" if segments.stages else "segment"
-        return [CodeSlice(f"{kind} {i}", part) for i, part in enumerate(each)]
+        cuts = pairwise(code * i // EIGHTHS for i in range(EIGHTHS + 1))
+        eighths = {f"eighth{i}": slice(*cut) for i, cut in enumerate(cuts) if cut[1] > cut[0]}
+        parts = eighths if segments is None else part_entries(segments)
+        return [CodeSlice(re.sub(r"(\d+)", r" \1", name), part) for name, part in parts.items()]
     if isinstance(wanted, str):
         raise UserError(
             f"report.{word}.segments are stages, or [first, end] of segments, got {wanted!r}: "
@@ -48,7 +46,7 @@ def code_slices(pdae: Pdae, wanted: AskedParts, word: str) -> list[CodeSlice]:
             f"{[list(part) for part in wanted]}: null, or backbone.segments= as it was trained"
         )
     ends = [0, *segments.ends.tolist()]
-    parts = []
+    asked = []
     for part in wanted:
         if len(part) != 2 or not 0 <= part[0] < part[1] < len(ends):
             raise UserError(
@@ -56,8 +54,8 @@ def code_slices(pdae: Pdae, wanted: AskedParts, word: str) -> list[CodeSlice]:
                 f"{pdae.name}, got {list(part)}"
             )
         first, end = part
-        parts.append(CodeSlice(f"segments {first}-{end - 1}", slice(ends[first], ends[end])))
-    return parts
+        asked.append(CodeSlice(f"segments {first}-{end - 1}", slice(ends[first], ends[end])))
+    return asked
 
 
 def random_entries(code: int, part: CodeSlice, seed: int) -> Int64[Tensor, " entries"]:

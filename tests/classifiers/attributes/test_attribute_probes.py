@@ -150,6 +150,25 @@ def test_what_never_changes_is_left_out_and_told():
     assert {row["attribute"] for row in rows if not row["in_mean"]} == {"always"}
 
 
+def test_what_no_test_picture_shows_is_left_out_of_the_means():
+    """And what nobody knows of any picture."""
+    probes = sweep([*ATTRIBUTES[:2], Attribute("missing", "binary")])
+    for purpose, count in ((FIT, 160), (CHOOSE, 60), (TEST, 80)):
+        codes, truth = pictures(count, purpose)
+        truth[:, 2] = 0 if purpose == TEST else truth[:, 0]
+        truth[:, 1] = torch.nan
+        probes.update(purpose, PooledPictures([codes], truth))
+    with pytest.warns(UserWarning, match="Left out") as said:
+        figures = probes.compute()
+    told = [str(one.message) for one in said]
+    assert any("fitted on" in line and line.endswith(": size") for line in told), told
+    assert any("tested on" in line and line.endswith(": missing") for line in told), told
+    assert "test/code/pearson" not in figures
+    rows = {row["attribute"]: row for row in probes.tables()["attributes"]}
+    assert {name for name, row in rows.items() if not row["in_mean"]} == {"missing", "size"}
+    assert figures["test/code/average_precision"] > 0.9
+
+
 def test_random_orders_need_a_code_with_parts():
     with pytest.raises(UserError, match=r"model.random_orders=3.*backbone.segments="):
         sweep(parts=(), orders=3)

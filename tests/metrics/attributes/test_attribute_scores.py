@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchmetrics.functional.classification import binary_average_precision
 
 from diffdict.errors import UserError
 from diffdict.metrics.attributes.attribute_scores import (
@@ -44,6 +45,7 @@ def test_figures_are_the_originals(golden):
     assert torch.equal(labels, outputs["labels"].view(60, 4).double())
     binary = torch.ones(4, dtype=torch.bool)
     found = attribute_figures(scores[:, None], labels, binary)[0]
+    tied = attribute_figures((4 * scores[:, None]).round() / 4, labels, binary)[0]
     r = pearson(scores[:, None], numbers)[0]
     unknown = labels.clone()
     unknown[::7, 1] = NAN
@@ -51,6 +53,7 @@ def test_figures_are_the_originals(golden):
     mse = squared_errors(scores[:, None], numbers)[0, :, 0]
     for key, value in (
         ("average_precision", found),
+        ("average_precision.with_ties", tied),
         ("pearson", r),
         ("bce.unknown_left_out", loss),
         ("regression.mse", mse),
@@ -83,6 +86,18 @@ def test_what_is_unknown_changes_nothing():
             scores[known][..., [column]], truth[known][:, [column]], binary[[column]]
         )
         torch.testing.assert_close(found[:, [column]], alone)
+
+
+def test_precision_with_ties_and_unknowns_is_torchmetrics():
+    generator = torch.Generator().manual_seed(1)
+    scores = (4 * torch.rand(80, 1, 3, generator=generator)).round() / 4  # many ties
+    truth = (torch.rand(80, 3, generator=generator) > 0.6).double()
+    truth[torch.rand(80, 3, generator=generator) < 0.2] = NAN
+    found = attribute_figures(scores, truth, torch.ones(3, dtype=torch.bool))[0]
+    for column in range(3):
+        known = ~truth[:, column].isnan()
+        theirs = binary_average_precision(scores[known, 0, column], truth[known, column].long())
+        assert float(found[column]) == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_no_gradient_comes_from_what_is_unknown():
