@@ -32,10 +32,9 @@ def check_paths(cfg: DictConfig) -> None:
         if value is None or (paths and all(isinstance(one, str) and one.strip() for one in paths)):
             continue
         kinds = "a path or a list of paths" if key in SEVERAL else "a path"
-        raise UserError(
-            f"{key} is {kinds}, got {value!r}: a name of digits alone is typed {key}=./2026, and "
-            f"{key}=null is none"
-        )
+        first = value[0] if OmegaConf.is_list(value) and value else None
+        way_out = f"./{value}" if isinstance(value, int) else first or "null"
+        raise UserError(f"{key} is {kinds}, got {value!r}: {key}={way_out}")
 
 
 OmegaConf.register_new_resolver("diffdict.folder", folder, replace=True)
