@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from tests.bad_codes import ROWS as OF_CODES
+from tests.bad_kinds import ROWS as OF_KINDS
 from tests.bad_networks import ROWS as OF_NETWORKS
 from tests.bad_settings import SETTINGS
 from tests.bad_words import ROWS
@@ -33,6 +34,7 @@ def tree(folder: Path) -> dict[str, int]:
     return found
 
 
+ALL = [*ROWS, *OF_NETWORKS, *OF_CODES, *OF_KINDS]
 RECORD = re.compile(  # what Hydra and the CSV logger write of a run before it begins
     r"(outputs|multirun)(/[\d-]+(/[\d-]+(/\d)?(/\.hydra(/(config|hydra|overrides)\.yaml)?"
     r"|/hparams\.yaml|/multirun\.yaml)?)?)?"
@@ -162,8 +164,8 @@ def world(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
-    [(setting, words, said) for setting, words, *said in [*ROWS, *OF_NETWORKS, *OF_CODES]],
-    ids=[f"{setting}: {words}" for setting, words, *_ in [*ROWS, *OF_NETWORKS, *OF_CODES]],
+    [(setting, words, said) for setting, words, *said in ALL],
+    ids=[f"{setting}: {words}" for setting, words, *_ in ALL],
 )
 def test_a_mistake_is_one_line_that_names_the_way_out(world, capfd, setting, words, said):
     door = setting.split()[-1] if setting.startswith("bare") else setting.split()[0]
