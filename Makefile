@@ -1,4 +1,4 @@
-# make demo    install into .venv, then find which latent is which part of a face
+# make demo    install into .venv, find which latent is which part of a face, draw faces without a mouth
 # make test    install into .venv, then the whole suite, JOBS=2 processes (pages need a Chromium, and are left out without)
 # make faults  kills, flips, full disks, several ranks
 # make lint    style, arrows between rooms, lengths
@@ -47,6 +47,7 @@ demo: $(STAMP)
 	$(PY) extract.py dataset.name=toy_faces_500 dataset.train_pictures=500 block=3
 	$(PY) train.py experiment=demo test=false hydra.run.dir=outputs/demo
 	$(PY) evaluate.py ckpt_path=outputs/demo/last.ckpt report=dashboard hydra.run.dir=outputs/demo/concepts
+	$(PY) extract.py task=steering dictionary=outputs/demo concept=mouth data.number=6 sampler.respacing=ddim20 folder=outputs/demo/steered
 
 test: $(STAMP) $(LENS_STAMP)
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not faults$(WITHOUT)"

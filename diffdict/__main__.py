@@ -10,6 +10,8 @@ from diffdict.cli.paths import PACKAGE
 from diffdict.errors import UserError, one_line
 
 DOORS = ("extract", "train", "evaluate")
+TAKES = {"info": "one PATH", "verify": "one PATH", "push": "a PATH and hf://USER/NAME"}
+TAKES["pull"] = "hf://datasets/USER/NAME and a FOLDER"
 USAGE = """diffdict: what does a diffusion model know, and where in it?
 
   diffdict extract  …    data from a trained network: feature stores, samples
@@ -31,13 +33,22 @@ def main() -> None:
         script = packaged if packaged.exists() else PACKAGE.parent / f"{verb}.py"
         sys.argv = [str(script), *rest]  # what a DDP child runs again
         runpy.run_path(str(script), run_name="__main__")
-    elif verb in ("info", "verify") and len(rest) == 1:
-        _say(verb, partial(_look, verb, rest[0]))
-    elif verb in ("push", "pull") and len(rest) >= 2:
-        _say(verb, partial(_exchange, verb, *rest))
-    else:
+    elif verb in ("", "-h", "--help"):
         print(USAGE)
-        sys.exit(0 if verb in ("", "-h", "--help") else 2)
+    else:
+        _say(verb if verb in TAKES else "diffdict", partial(_answer, verb, rest))
+
+
+def _answer(verb: str, words: list[str]) -> str:
+    """What a verb says that opens no door."""
+    if verb not in TAKES:
+        verbs = ", ".join([*DOORS, *TAKES])
+        raise UserError(f"{verb} is none of its verbs: {verbs}; diffdict --help tells them")
+    if verb in ("info", "verify") and len(words) == 1:
+        return _look(verb, words[0])
+    if verb in ("push", "pull") and len(words) >= 2:
+        return _exchange(verb, *words)
+    raise UserError(f"diffdict {verb} takes {TAKES[verb]}, got {' '.join(words) or 'nothing'}")
 
 
 def _say(verb: str, answer: Callable[[], str]) -> None:

@@ -188,5 +188,4 @@ ROWS = [
     ),
     ("extract invert", "paths.noise=text.ckpt/x", "text.ckpt/x", "another name or folder"),
     ("extract samples", "labeller=sae/last.ckpt", "sae/last.ckpt", "task=pixel_mlp"),
-    # ---- evaluations
 ]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.bad_codes import ROWS as OF_CODES
 from tests.bad_codes import write_codes
+from tests.bad_kinds import ROWS as OF_KINDS
 from tests.bad_networks import ROWS as OF_NETWORKS
 from tests.bad_sets import ROWS as OF_SETS
 from tests.bad_sets import write_sets
@@ -36,6 +37,7 @@ def tree(folder: Path) -> dict[str, int]:
     return found
 
 
+ALL = [*ROWS, *OF_NETWORKS, *OF_SETS, *OF_CODES, *OF_KINDS]
 RECORD = re.compile(  # what Hydra and the CSV logger write of a run before it begins
     r"(outputs|multirun)(/[\d-]+(/[\d-]+(/\d)?(/\.hydra(/(config|hydra|overrides)\.yaml)?"
     r"|/hparams\.yaml|/multirun\.yaml)?)?)?"
@@ -165,13 +167,10 @@ def world(tmp_path_factory):
     return folder
 
 
-EVERY = [*ROWS, *OF_NETWORKS, *OF_SETS, *OF_CODES]
-
-
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
-    [(setting, words, said) for setting, words, *said in EVERY],
-    ids=[f"{setting}: {words}" for setting, words, *_ in EVERY],
+    [(setting, words, said) for setting, words, *said in ALL],
+    ids=[f"{setting}: {words}" for setting, words, *_ in ALL],
 )
 def test_a_mistake_is_one_line_that_names_the_way_out(world, capfd, setting, words, said):
     door = setting.split()[-1] if setting.startswith("bare") else setting.split()[0]

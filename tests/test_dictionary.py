@@ -256,7 +256,7 @@ def test_a_checkpoint_that_cannot_serve_is_said(tmp_path):
     bare = {"encoder.weight": torch.randn(9, 5), "encoder.bias": torch.randn(9)}
     torch.save({**bare, "decoder.weight": torch.randn(5, 9), "bias": torch.zeros(5)}, path)
     assert Dictionary.load(path).sae.latents == 9  # of dictionary_learning
-    with pytest.raises(UserError, match="No checkpoint"):
+    with pytest.raises(UserError, match="No dictionary at"):
         Dictionary.load(tmp_path / "none.ckpt")
     with pytest.raises(UserError, match=r"has no cfg\.json"):
         Dictionary.load(tmp_path)

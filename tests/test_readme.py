@@ -13,6 +13,7 @@ from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAPERS = (ROOT / "docs/papers.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.S)
 
 
@@ -65,3 +66,21 @@ def test_links_lead_somewhere(path):
 def test_named_files_exist():
     for path in re.findall(r"`((?:diffdict|conf)/[\w/.]+)`", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)h][^)]*)\)", PAPERS))))
+def test_links_of_papers_lead_somewhere(path):
+    assert (ROOT / "docs" / path).exists()
+
+
+def test_papers_name_every_experiment():
+    named = set(re.findall(r"conf/experiment/(\w+)\.yaml", PAPERS))
+    assert named == {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("page", [README, PAPERS], ids=["README", "papers"])
+def test_no_row_of_papers_has_an_empty_cell(page):
+    tables = re.findall(r"\| the original reports \|\n\|[-|]+\|\n((?:\|.*\n)+)", page)
+    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for table in tables for row in table.splitlines()]
+    assert len(rows) >= 11
+    assert [row for row in rows if len(row) != 4 or not all(map(str.strip, row))] == []

@@ -11,6 +11,7 @@ from diffdict.checkpoints.description import Description, describe, inspect, ver
 from diffdict.checkpoints.load import load_into, load_strictly
 from diffdict.checkpoints.read import Weights, config_of, load_state_dict
 from diffdict.checkpoints.released import (
+    WEIGHTS,
     Released,
     check_domain,
     fetch,
@@ -26,6 +27,7 @@ __all__ = [
     "GUIDED_UNET",
     "PDAE",
     "PDAE_FACTS",
+    "WEIGHTS",
     "Architecture",
     "Description",
     "KeptRun",

@@ -1,5 +1,6 @@
 """Every released weight by name: where it lies, its licence, and proof that it has not changed."""
 
+import difflib
 import json
 import os
 from functools import cache
@@ -19,6 +20,7 @@ PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_wei
 PDAE_DPMS = "https://drive.google.com/drive/folders/1mU6zgo8WYjNmUtLXZAcsXzv8RghWN9zv"
 FID_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 VISSL = "classy_state_dict.base_model.model"  # where its files keep trunk and heads
+WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors")  # how files of weights end
 CC_BY_NC = "CC BY-NC 4.0: non-commercial use only"
 
 
@@ -170,11 +172,22 @@ def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
         return path
     if path.is_dir() and (inside := unet_weights(path)):
         return inside
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name the checkpoint in it, such as {path}/last.ckpt.")
     check_domain(name)
-    names = ", ".join([*packaged(), *releases()])
-    raise UserError(f"No checkpoint {name!r}: neither a file nor one of the known names ({names}).")
+    raise UserError(_absent(path))
+
+
+def _absent(path: Path) -> str:
+    """That no checkpoint is there, and those that are: in the folder, or among the known names."""
+    name, known = str(path), [*packaged(), *releases()]
+    if not path.is_dir() and path.name == name and not path.suffix:
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f". Did you mean {near[0]}?" if near else ""
+        return f"No checkpoint {name!r}: neither a file nor one of {', '.join(known)}{meant}"
+    folder = path if path.is_dir() else path.parent
+    here = [str(one) for one in sorted(folder.glob("*")) if one.suffix in WEIGHTS][:3]
+    what = f"{name} is a folder" if path.is_dir() else f"No file {name}"
+    there = f"such as {' or '.join(here)}" if here else f"{folder} holds none"
+    return f"{what}: name a checkpoint (last.ckpt of a run, or a file of weights), {there}"
 
 
 def check_domain(checkpoint: str | Path) -> None:

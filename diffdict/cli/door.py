@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from diffdict import files
 from diffdict.cli import run_folder
 from diffdict.cli.mistakes import find_mistake
-from diffdict.cli.paths import folder
+from diffdict.cli.paths import at_home, check_paths, folder
 from diffdict.cli.task_doors import check_task_door
 from diffdict.errors import UserError, one_line
 
@@ -33,6 +33,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         started.append(_this_job())
         run_folder.check_study(cfg.get("optimized_metric"))
         try:
+            check_paths(cfg)
             with _own_folder():
                 results = _found_before(task.__name__, cfg.get("ckpt_path"))
                 if results is not None:
@@ -53,8 +54,8 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; we print the message
         try:
-            words = [with_home(word) for word in _flags_first(sys.argv[1:])]
-            sys.argv[1:] = _expanded(task.__name__, words)
+            words = [at_home(word) for word in sys.argv[1:]]
+            sys.argv[1:] = _expanded(task.__name__, _flags_first(words))
             _leave_folder_to_first_rank()
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
                 job
@@ -81,12 +82,6 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
             sys.exit(min(failure.code for failure in failures))
 
     return open_door
-
-
-def with_home(word: str) -> str:
-    """`KEY=~/…` with the home folder, which shells put in only where no dot is in the key."""
-    key, _, value = word.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if value.startswith("~/") else word
 
 
 def _expanded(door: str, words: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffdict.cli.paths import folder
 from diffdict.errors import UserError, one_line
 
+CUT = re.compile(r"(/\S+)/\w\w/\w+(?:\.main)?\.(?:so|cpp)\b")  # a file in torch's cache
 MACHINE = ("trainer", "callbacks", "logger")  # built by Lightning, whose messages are passed on
 
 
@@ -25,6 +26,8 @@ def find_mistake(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return one_line(link)
+        if (cut := _cut_cache(link)) is not None:
+            return cut
     if isinstance(error, InstantiationException):
         unknown = isinstance(chain[-1], TypeError) and "argument" in str(chain[-1])  # +key=value
         where = str(error).rpartition("full_key: ")[2].strip() or "config"
@@ -46,6 +49,19 @@ def find_mistake(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and "No trials are completed" in str(error):
         return "No trial has given its number, so none is the best: what is said above it says why"
     return None
+
+
+def _cut_cache(link: BaseException) -> str | None:
+    """What a kill left half-written in torch's cache of compiled kernels, if this tells of it."""
+    text = str(link)
+    fails = type(link).__name__ == "CppCompileError" or "file too short" in text
+    if not (fails or "invalid ELF header" in text) or (cached := CUT.search(text)) is None:
+        return None
+    return (
+        f"torch.compile cannot use {cached[0]}: what was killed while it compiled leaves cut files "
+        f"there. Remove torch's cache, {cached[1]}, and run the same command again; "
+        "model.compile=false does without"
+    )
 
 
 def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:

@@ -57,7 +57,7 @@ class HubPictures(Pictures):
         path: str | None,
         split: str,
         image_size: int = 256,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
         splits: Mapping[str, str] | None = None,
         subset: str | None = None,
         revision: str | None = None,
@@ -202,19 +202,19 @@ class HubPictures(Pictures):
         return held["bytes"]
 
 
-def _checked_columns(columns: Mapping[str, str]) -> dict[str, str]:
+def _checked_columns(columns: Mapping[str, str | None]) -> dict[str, str]:
     """Kinds that there are, the picture among them."""
     if unknown := [kind for kind in columns if kind not in KINDS]:
         raise UserError(
             f"dataset.columns names what is {', '.join(KINDS)}, got {unknown[0]}: "
             "dataset.columns={image: image, label: label}"
         )
-    if "image" not in columns:
+    if columns.get("image") is None:
         raise UserError(
             f"dataset.columns must name the picture's, got {dict(columns)}: "
             "dataset.columns={image: image}"
         )
-    return dict(columns)
+    return {kind: column for kind, column in columns.items() if column is not None}
 
 
 def _parquet_files(folder: Path, split: str) -> list[str]:

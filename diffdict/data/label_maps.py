@@ -61,7 +61,9 @@ class LabelMaps(Pictures):
         test_pictures: int | None = None,
         crop: str | None = "center",
     ):
-        if path is None or not Path(path).is_dir():
+        if path is None:
+            raise UserError(f"{name} needs the folder of its published archive: dataset.path=…")
+        if not Path(path).is_dir():
             raise UserError(f"No folder {path} with the pictures of {name}: dataset.path=…")
         if split not in SPLITS:
             raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")

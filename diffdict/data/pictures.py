@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import torch
@@ -52,9 +53,7 @@ def decode_picture(source: Path | BytesIO, name: str) -> UInt8[np.ndarray, "heig
     except UNREADABLE as error:
         unknown = isinstance(error, UnidentifiedImageError)  # it says where bytes lie in memory
         why = "no format that Pillow reads" if unknown else error
-        raise UserError(
-            f"{name} is no whole picture ({why}): replace it or take it out"
-        ) from error
+        raise UserError(f"{name} is no whole picture ({why}): replace it or take it out") from error
 
 
 def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
@@ -248,6 +247,10 @@ def read_classes(folder: Path) -> dict[str, object]:
         for key, names in lists.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError(f"{key} is {names!r}, no list of names")
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{key} names {twice[0]!r} twice")
+        if type(ignored := facts.get("ignore_label")) not in (int, NoneType):
+            raise TypeError(f"ignore_label is {ignored!r}, no whole number and not null")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} must be JSON like {{"classes": ["sky", "road"], "ignore_label": 255}}, '
@@ -256,7 +259,7 @@ def read_classes(folder: Path) -> dict[str, object]:
     return {
         "class_names": lists["classes"],
         "picture_classes": lists["picture_classes"],
-        "ignore_label": facts.get("ignore_label"),
+        "ignore_label": ignored,
     }
 
 

@@ -158,7 +158,7 @@ def respaced_timesteps(steps: int, spec: Respacing) -> list[int]:
     "linspace25" is PDAE's set: the 25 + 1 points of a line from the first step to the last.
     """
     text = spec.strip() if isinstance(spec, str) else str(spec).strip("[]()")
-    if text == "":
+    if spec == "":
         return list(range(steps))
     if text.startswith("linspace"):
         return spaced(steps, text.removeprefix("linspace"))
@@ -167,7 +167,7 @@ def respaced_timesteps(steps: int, spec: Respacing) -> list[int]:
         text.startswith("ddim") and len(numbers) > 1
     ):
         raise UserError(
-            f'Respacing {text!r} is not of a known form: give a count ("50"), a count for each '
+            f'Respacing {spec!r} is not of a known form: give a count ("50"), a count for each '
             'equal section ("10,10,5"), or a count reached by one whole stride ("ddim50")'
         )
     counts = [int(n) for n in numbers]

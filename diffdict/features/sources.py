@@ -140,8 +140,6 @@ class LiveSource:
         normalisation: Normalisation = Normalisation(),  # noqa: B008 - immutable
     ) -> None:
         """`dtype`: of the tokens; `compute`: of the network's matrix products."""
-        if dtype not in COMPUTE:
-            raise UserError(f"data.dtype is one of {', '.join(COMPUTE)}, got {dtype}")
         self.dataset, self.device, self.batch_size = dataset, torch.device(device), batch_size
         self.net, self.dtype = backbone.to(self.device), TORCH[dtype]
         self.passes = Passes(self.net, timestep, block, noise, compute)
@@ -237,6 +235,10 @@ class FeatureSources:
         """`dataset` builds a split and `backbone` the network, each when first needed."""
         if source not in ("store", "live"):
             raise UserError(f"data.source is store or live, got {source!r}")
+        for key, value in (("dtype", dtype), ("compute", compute)):
+            if value not in COMPUTE:
+                kinds = ", ".join(COMPUTE)
+                raise UserError(f"data.{key} is one of {kinds}, got {value!r}: data.{key}=fp32")
         self.live, self.root, self.checkpoint = source == "live", root, checkpoint
         self.dataset, self.dataset_name = dataset, dataset_name
         self.backbone, self.backbone_name = backbone, backbone_name

@@ -2,15 +2,21 @@
 
 import inspect
 import re
+from collections.abc import Sequence
 from copy import copy
-from types import NoneType
-from typing import get_args
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffdict.errors import UserError, one_line
+from diffdict.sae.grid import LISTED
+
+SCALARS = (int, float, bool, str, NoneType)
+STANDS_FOR = {Sequence: list, tuple: list, Path: str}  # how a config writes what a signature says
 
 
 def make(node: DictConfig, facts: dict | None = None) -> object:
@@ -98,19 +104,34 @@ def _check_types(node: DictConfig) -> None:
             )
         if OmegaConf.is_dict(value) and "_target_" in value:
             _check_types(value)
-        if key not in parameters or OmegaConf.is_config(value):
+        if key not in parameters or (key in LISTED and OmegaConf.is_list(value)):
             continue
-        annotation = parameters[key].annotation
-        allowed = set(get_args(annotation)) or {annotation}
-        if allowed <= {int, float, bool, str, NoneType}:
-            fits = {type(value)} | ({float} if type(value) is int else set())
-            if not fits & allowed:
-                names = " or ".join(
-                    sorted("null" if t is NoneType else t.__name__ for t in allowed)
-                )
-                raise UserError(
-                    f"{node._get_full_key(key)} must be {names}, got {value!r}{_follows(node, key)}"
-                )
+        if (kinds := _kinds(parameters[key].annotation)) and not _fits(value, kinds):
+            raise UserError(
+                f"{node._get_full_key(key)} must be {' or '.join(sorted(map(_named, kinds)))}, "
+                f"got {value!r}{_follows(node, key)}"
+            )
+
+
+def _kinds(annotation: object) -> set[type]:
+    """The kinds of values that an argument takes: scalars and lists; none where it takes more."""
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = set()
+    for one in get_args(annotation) if is_union else [annotation]:
+        kind = get_origin(one) or one
+        kinds.add(STANDS_FOR.get(kind, kind))
+    return kinds if kinds <= {*SCALARS, list} else set()
+
+
+def _fits(value: object, kinds: set[type]) -> bool:
+    """Whether a value of a config is of these kinds; a whole number is a float too."""
+    if OmegaConf.is_config(value):
+        return OmegaConf.is_list(value) and list in kinds
+    return bool(({type(value)} | ({float} if type(value) is int else set())) & kinds)
+
+
+def _named(kind: type) -> str:
+    return {NoneType: "null", list: "a list"}.get(kind, kind.__name__)
 
 
 def _follows(node: DictConfig, key: str) -> str:

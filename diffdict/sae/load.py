@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffdict import files
-from diffdict.checkpoints import load_strictly, resolve
+from diffdict.checkpoints import load_strictly
 from diffdict.checkpoints.read import read
 from diffdict.errors import UserError
 from diffdict.sae import dictionary_learning, saelens
@@ -31,7 +31,11 @@ def load_dictionary(path: str | Path, name: str | None = None) -> LoadedDictiona
         return LoadedDictionary(
             saelens.load(folder), saelens.read_json(card) if card.is_file() else {}
         )
-    path = resolve(path)
+    if not path.is_file():
+        raise UserError(
+            f"No dictionary at {path}: name a run of task=sae, its last.ckpt or its dictionary/, "
+            "hf://user/name, or another library's file"
+        )
     content, _ = read(path)
     if "dictionaries" in content:
         return LoadedDictionary(_from_checkpoint(path, content, name), None)

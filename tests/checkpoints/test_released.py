@@ -58,7 +58,7 @@ def test_what_no_program_can_fetch_says_where_it_lies_and_belongs(tmp_path):
 def test_an_unknown_name_lists_the_known(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"No checkpoint 'lsun_hose'.*lsun_horse, "):
         checkpoints.resolve("lsun_hose")
-    with pytest.raises(UserError, match=r"No checkpoint 'mae_mine\.pth': neither a file"):
+    with pytest.raises(UserError, match=r"No file mae_mine\.pth: name a checkpoint"):
         checkpoints.resolve("mae_mine.pth")
     with pytest.raises(UserError, match="is a folder"):
         checkpoints.resolve(tmp_path)

@@ -10,6 +10,8 @@ from diffdict.features.store import FeatureStore
 def pull(address: str, folder: str) -> str:
     """All stores of a repository below the folder, whole and checked; a sentence about it."""
     place, root = files.hub_address(address), Path(folder)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{folder} is a file: name a folder that the features go into")
     repository = files.HubRepository(place)
     remote = repository.contents()
     inside = f"{place.inside}/" if place.inside else ""

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -13,9 +14,14 @@ from torch.distributed import ReduceOp
 
 from diffdict.training.logs_now import logs_now
 
+COMPILERS = ("torch._dynamo.convert_frame", "torch._inductor.compile_fx")
+
 
 class StopBetweenBatches(pl.Callback):
     """Ctrl-C and SIGTERM end the run after the current batch; a second Ctrl-C ends it at once.
+
+    So does a SIGTERM while torch compiles: one to all processes of a job ends torch's compile
+    workers, too, and the batch would wait for them forever.
 
     An interrupt within a batch may be swallowed by a destructor, or leave a loader's workers
     half-started, and the run would hang. An interrupt after the next batch is fetched would skip
@@ -56,17 +62,24 @@ class StopBetweenBatches(pl.Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == self.signal == signal.SIGINT:
-            self._end_now()
+            self._end_now(number)
+        if number == signal.SIGTERM and is_compiling(frame):
+            again = "the same command goes on from the last checkpoint that there is"
+            print(f"\nStopped by SIGTERM while torch compiled: {again}.", file=sys.stderr)
+            self._end_now(number)
         self.signal = max(self.signal, number)
         self._look_after_ranks()
 
-    def _end_now(self) -> None:
-        """Ends without a checkpoint if there are several ranks, which would wait for each other."""
-        if self.trainer.world_size > 1:
+    def _end_now(self, number: int) -> None:
+        """Ends without a checkpoint if there are several ranks, which would wait for each other.
+
+        Or if the batch is not through, whose place in the epoch would be lost.
+        """
+        if self.trainer.world_size > 1 or number == signal.SIGTERM:
             if self.trainer.strategy.launcher is not None:
                 self.trainer.strategy.launcher.kill(signal.SIGKILL)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         raise KeyboardInterrupt
 
     def _look_after_ranks(self) -> None:
@@ -132,3 +145,12 @@ class StopBetweenBatches(pl.Callback):
         if self.signal and trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)
         self._stop(self.signal)
+
+
+def is_compiling(frame: FrameType | None) -> bool:
+    """Whether torch.compile is at work somewhere below this frame of the main thread."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") in COMPILERS:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,5 +1,6 @@
 """A signal ends what runs between two batches, whatever runs, and on how many ranks."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffdict.run.interruption.stop import StopBetweenBatches
-from tests.processes import in_processes
+from tests.processes import PATIENCE, in_processes
 
 
 class Counted(pl.LightningModule):
@@ -106,6 +107,35 @@ def test_ctrl_c_again_ends_it_at_once_and_sigterm_as_before():
     assert run("predict", signal.SIGINT, ("predict", 1), times=2)[0] == ["predict"]
     found, stop = run("predict", signal.SIGTERM, ("predict", 1), times=3)
     assert (found, stop.code) == (["predict"] * 2, 143)
+
+
+class Compiling(pl.LightningModule):
+    """Is sent SIGTERM where torch compiles its network, which is told by modules' names alone."""
+
+    def predict_step(self, batch, batch_idx):
+        scope = {"__name__": "torch._inductor.compile_fx", "signal": signal}
+        exec("def compile_fx(): signal.raise_signal(signal.SIGTERM)", scope)
+        scope["compile_fx"]()
+        print("waited for the compiler")
+
+
+def test_sigterm_while_torch_compiles_waits_for_nothing(capfd):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[StopBetweenBatches()],
+    )
+    loader = torch.utils.data.DataLoader(torch.ones(2, 1))
+    process = multiprocessing.get_context("fork").Process(
+        target=trainer.predict, args=(Compiling(), loader)
+    )
+    process.start()
+    process.join(PATIENCE)
+    said = capfd.readouterr()
+    assert process.exitcode == -signal.SIGTERM
+    assert "Stopped by SIGTERM while torch compiled" in said.err
+    assert "waited" not in said.out
 
 
 class Saved(pl.Callback):

@@ -1,0 +1,48 @@
+"""What people mistype of any key: a list for a number, a word for a list, a number for a path."""
+
+ROWS = [
+    # ---- settings of a kind that their class does not take
+    ("train sae", "sae.aux_k=[]", "sae.aux_k must be int or null", "got []"),
+    ("train sae", "sae.aux_weight=[]", "sae.aux_weight must be float or int", "got []"),
+    ("train sae", "sae.k={a:1}", "sae.k must be int", "{'a': 1}"),
+    ("train sae", "sae.normalise=[]", "sae.normalise must be str", "got []"),
+    ("train sae", "model.clip=[]", "model.clip must be float or null", "got []"),
+    ("train sae", "model.concepts.quantiles=abc", "quantiles must be a list", "'abc'"),
+    ("train sae", "data.drop_channels=abc", "data.drop_channels must be a list", "'abc'"),
+    ("train sae", "data.window=[]", "data.window must be int", "got []"),
+    ("train sae", "data.dtype=fp8", "data.dtype is one of fp32, bf16, fp16", "data.dtype=fp32"),
+    ("train sae", "data.compute=fp8", "data.compute is one of fp32, bf16", "data.compute=fp32"),
+    ("train mlp", "model.members=[]", "data.members must be int", "model.members=…"),
+    ("train mlp", "model.patience=[]", "model.patience must be int or null", "got []"),
+    ("train mlp", "model.classifiers=-1", "model.classifiers must be a list or null or str", "-1"),
+    ("extract samples", "model.label=[1]", "model.label must be int or null", "got [1]"),
+    ("extract samples", "sampler.respacing=[]", "Respacing []", "ddim50"),
+    (
+        "evaluate",
+        "ckpt_path=sae/last.ckpt report=grid report.grid.classes=nope",
+        "report.grid.classes must be a list or null",
+        "'nope'",
+    ),
+    ("evaluate", "runs=sae report=table report.table.metrics=a", "metrics must be a list", "'a'"),
+    # ---- keys of the root that name a path
+    ("evaluate", "ckpt_path=5", "ckpt_path is a path, got 5", "ckpt_path=./5"),
+    ("evaluate", "ckpt_path=", "ckpt_path is a path, got ''", "ckpt_path=null"),
+    ("evaluate", "ckpt_path=[sae/last.ckpt]", "is a path", "ckpt_path=sae/last.ckpt"),
+    ("evaluate", "runs=5 report=table", "runs is a path or a list of paths", "runs=./5"),
+    ("evaluate", "runs=[] report=table", "runs is a path or a list of paths", "runs=null"),
+    ("extract samples", "folder=[a]", "folder is a path, got ['a']", "folder=a"),
+    ("extract samples", "folder=2026", "folder is a path, got 2026", "folder=./2026"),
+    ("extract samples", "start=3", "start is a path, got 3", "start=./3"),
+    ("extract samples", "labeller=[]", "labeller is a path or a list", "labeller=null"),
+    ("train", "ckpt_path=[]", "ckpt_path is a path", "ckpt_path=null"),
+    # ---- checkpoints and folders that are not there
+    ("evaluate", "ckpt_path=sae/dictionary", "is a folder", "dictionary/sae_weights.safetensors"),
+    ("evaluate", "ckpt_path=sae/lst.ckpt", "No file sae/lst.ckpt", "such as sae/last.ckpt"),
+    ("evaluate", "ckpt_path=nowhere/last.ckpt", "nowhere/last.ckpt", "nowhere holds none"),
+    ("extract samples", "labeller=plain", "plain is a folder", "plain holds none"),
+    ("extract", "backbone.checkpoint=toy_dppm", "No checkpoint 'toy_dppm'", "mean toy_ddpm?"),
+    ("train mlp", "data.sae=nowhere", "No dictionary at nowhere", "a run of task=sae"),
+    ("train mlp", "data.sae=5", "data.sae must be null or str", "got 5"),
+    ("train pictures", "dataset.path=~/nowhere", "/nowhere with the pictures", "dataset.path="),
+    ("bare extract", "dataset=ade20k", "ade20k needs the folder", "dataset.path="),
+]
