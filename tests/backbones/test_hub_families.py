@@ -223,7 +223,7 @@ def test_packing_is_the_flux_pipelines(folders):
 def test_a_pass_ends_with_the_last_block_and_equals_the_full_one(family, net, images, noise):
     blocks = OUTER[family][:2]
     full, called = net.features(images, 300, None, noise), []
-    later = net.modules_of[OUTER[family][2]]
+    later = net.taps[OUTER[family][2]].module
     hook = later.register_forward_hook(lambda *_: called.append(1))
     early = net.features(images, 300, blocks, noise)
     hook.remove()

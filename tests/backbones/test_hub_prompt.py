@@ -53,7 +53,7 @@ def test_a_guided_sample_of_a_text_equals_the_pipelines(family, tmp_path, monkey
     monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", None)
     again = Hub(str(tmp_path / family), SIDE, **made)
     assert again.sha256 == net.sha256
-    assert torch.equal(again.prompt.states, net.prompt.states)
+    assert torch.equal(again.texts.prompt.states, net.texts.prompt.states)
 
 
 def test_encoders_do_not_outlive_the_encoding(tmp_path):
