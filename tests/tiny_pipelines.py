@@ -51,6 +51,7 @@ class Made(NamedTuple):
     vae: dict = {}  # noqa: RUF012 - read alone
     pooled: bool = False
     mask: bool = False
+    autoencoder: str = "AutoencoderKL"
 
 
 FAMILIES = {
@@ -125,7 +126,58 @@ FAMILIES = {
         {"shift_factor": 0.1},
         pooled=True,
     ),
+    "flux2": Made(
+        "Flux2Transformer2DModel",
+        {
+            "in_channels": 16,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": TEXT,
+            "timestep_guidance_channels": 16,
+            "axes_dims_rope": (4, 4, 4, 4),
+            "guidance_embeds": False,
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True},
+        "Flux2KleinPipeline",
+        {name: x for name, x in VAE.items() if name != "scaling_factor"},
+        autoencoder="AutoencoderKLFlux2",
+    ),
+    "qwen": Made(
+        "QwenImageTransformer2DModel",
+        {
+            "in_channels": 16,
+            "out_channels": 4,
+            "num_layers": 3,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": TEXT,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True},
+        "QwenImagePipeline",
+        {
+            "base_dim": 8,
+            "z_dim": 4,
+            "dim_mult": [1, 1, 2],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True],
+            "latents_mean": [0.1, -0.2, 0.3, 0.0],
+            "latents_std": [1.5, 0.5, 2.0, 1.0],
+        },
+        mask=True,
+        autoencoder="AutoencoderKLQwenImage",
+    ),
 }
+
+
+def latent_shape(family: str) -> tuple[int, int, int]:
+    """Of a picture of `SIDE`; FLUX.2's autoencoder makes one place of 2 × 2."""
+    side = SIDE // FACTOR
+    return (16, side // 2, side // 2) if family == "flux2" else (4, side, side)
 
 
 def component(family: str) -> str:
@@ -139,7 +191,12 @@ def save_pipeline(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     network = getattr(diffusers, made.network)(**made.config)
     network.save_pretrained(folder / component(family))
-    diffusers.AutoencoderKL(**{**VAE, **made.vae}).save_pretrained(folder / "vae")
+    usual = VAE if made.autoencoder == "AutoencoderKL" else {}
+    vae = getattr(diffusers, made.autoencoder)(**{**usual, **made.vae})
+    if family == "flux2":  # as after training
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+    vae.save_pretrained(folder / "vae")
     scheduler = getattr(diffusers, made.scheduler)(**made.settings)
     scheduler.save_pretrained(folder / "scheduler")
     save_words(family, folder / "words.npz")
@@ -155,7 +212,8 @@ def words(family: str) -> dict[str, torch.Tensor]:
         if made.pooled:
             told[f"{sign}pooled_prompt_embeds"] = torch.randn(1, POOLED, generator=generator)
         if made.mask:
-            told[f"{sign}prompt_attention_mask"] = torch.tensor([[1, 1, 1, 0, 0]])
+            word = "prompt_embeds_mask" if family == "qwen" else "prompt_attention_mask"
+            told[f"{sign}{word}"] = torch.tensor([[1, 1, 1, 0, 0]])
     return told
 
 
@@ -257,7 +315,9 @@ def pipeline_of(family: str, folder: Path, **more: object) -> diffusers.Diffusio
         component(family): getattr(diffusers, made.network).from_pretrained(
             folder / component(family), low_cpu_mem_usage=False
         ),
-        "vae": diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),
+        "vae": getattr(diffusers, made.autoencoder).from_pretrained(
+            folder / "vae", low_cpu_mem_usage=False
+        ),
         "scheduler": getattr(diffusers, made.scheduler).from_pretrained(folder / "scheduler"),
         **more,
     }

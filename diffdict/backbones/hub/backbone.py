@@ -111,7 +111,7 @@ class Hub(Denoiser):
     ) -> Float[Tensor, "batch out height width"]:
         """The network's prediction at timesteps t; edits by hooks, for this pass alone.
 
-        With guidance: negative + guidance · (prompt − negative), of what is no variance.
+        With guidance: led away from the negative one, in what is no variance.
         """
         if self.texts.captions is not None:
             raise UserError(
@@ -135,7 +135,7 @@ class Hub(Denoiser):
         none = self._predicted(x_t, t, null, sides["negative"])
         mean, rest = own[:, : x_t.shape[1]], own[:, x_t.shape[1] :]
         away = none[:, : x_t.shape[1]]
-        return torch.cat([away + self.guidance * (mean - away), rest], dim=1)
+        return torch.cat([self.family.guided(mean, away, self.guidance), rest], dim=1)
 
     def features(
         self,

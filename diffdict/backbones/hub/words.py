@@ -25,6 +25,11 @@ def word_tokens(
 
     Where several encoders' states stand one after the other, a word has tokens of each.
     """
+    if not family.tokenizers:
+        raise UserError(
+            f"A {family.kind} is told its text within a conversation, where words are not found: "
+            "backbone.taps=attention has a channel for each token"
+        )
     text = family.read_text(text)
     known = words_of(text)
     for word in words:

@@ -109,6 +109,10 @@ class Family(ABC):
         """Its answer in the layout of x_t."""
         return output
 
+    def guided(self, own: Tensor, away: Tensor, weight: float) -> Tensor:
+        """A prediction, led away from another one."""
+        return away + weight * (own - away)
+
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """A text by the pipeline's own encoders; None: what it guides away from unless told."""
         raise UserError(f"A {self.kind} is told no text: leave backbone.prompt= out")
