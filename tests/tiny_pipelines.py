@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 SIDE, FACTOR = 32, 4  # of pictures in pixels, over that of their latents
-TOKENS, TEXT, POOLED = 5, 16, 12
+TOKENS, TEXT, POOLED = 5, 24, 12
 VAE = {
     "block_out_channels": (8, 8, 8),
     "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -244,6 +244,8 @@ def encoders(family: str) -> dict[str, object]:
             "text_encoder_2": t5(T5EncoderModel),
             "tokenizer_2": t5_letters(),
         }
+    if family in ("flux2", "qwen"):
+        return {"text_encoder": qwen(family), "tokenizer": qwen_letters()}
     first = CLIPTextModel if family == "sdxl" else CLIPTextModelWithProjection
     pooled = POOLED if family == "sdxl" else POOLED // 2
     both = {
@@ -293,6 +295,34 @@ def t5_letters() -> object:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(letter, -3.0) for letter in LETTERS]
     return T5TokenizerFast(vocab=pieces, extra_ids=0)
+
+
+def qwen(family: str) -> torch.nn.Module:
+    """A language model of letters: FLUX.2's, whose layers 9, 18 and 27 are read, or Qwen-Image's."""
+    import transformers
+
+    sizes = {"intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"vocab_size": 300}
+    if family == "flux2":
+        depth = {"num_hidden_layers": 28, "head_dim": 4}
+        config = transformers.Qwen3Config(**sizes, **depth, hidden_size=TEXT // 3)
+        return transformers.Qwen3ForCausalLM(config)
+    rotation = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
+    told = {**sizes, "hidden_size": TEXT, "num_hidden_layers": 1, "rope_parameters": rotation}
+    seen = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": TEXT}
+    config = transformers.Qwen2_5_VLConfig(text_config=told, vision_config=seen)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen_letters() -> object:
+    """Their tokenizer: a token a byte, and a conversation's template."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    every = [*sorted(ByteLevel.alphabet()), "<|endoftext|>"]
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(every)}, merges=[])
+    tokenizer.chat_template = "{% for each in messages %}{{ each.content }}{% endfor %}"
+    return tokenizer
 
 
 def save_with_encoders(family: str, folder: Path) -> diffusers.DiffusionPipeline:

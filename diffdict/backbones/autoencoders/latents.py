@@ -88,7 +88,7 @@ def open_autoencoder(folder: Path) -> nn.Module:
             f"vae={folder} is no folder: name one that diffusers saved, such as a copy of "
             "stabilityai/sd-vae-ft-mse"
         )
-    kind = "autoencoder"
+    kind = next(iter(LAYOUTS))
     try:
         kind = diffusers.AutoencoderKL.load_config(folder, local_files_only=True)["_class_name"]
         if kind not in LAYOUTS:
