@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 SIDE, FACTOR = 32, 4  # of pictures in pixels, over that of their latents
-TOKENS, TEXT, POOLED = 5, 16, 12
+TOKENS, TEXT, POOLED = 5, 24, 12
 VAE = {
     "block_out_channels": (8, 8, 8),
     "down_block_types": ("DownEncoderBlock2D",) * 3,
@@ -51,6 +51,7 @@ class Made(NamedTuple):
     vae: dict = {}  # noqa: RUF012 - read alone
     pooled: bool = False
     mask: bool = False
+    autoencoder: str = "AutoencoderKL"
 
 
 FAMILIES = {
@@ -125,7 +126,58 @@ FAMILIES = {
         {"shift_factor": 0.1},
         pooled=True,
     ),
+    "flux2": Made(
+        "Flux2Transformer2DModel",
+        {
+            "in_channels": 16,
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": TEXT,
+            "timestep_guidance_channels": 16,
+            "axes_dims_rope": (4, 4, 4, 4),
+            "guidance_embeds": False,
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True},
+        "Flux2KleinPipeline",
+        {name: x for name, x in VAE.items() if name != "scaling_factor"},
+        autoencoder="AutoencoderKLFlux2",
+    ),
+    "qwen": Made(
+        "QwenImageTransformer2DModel",
+        {
+            "in_channels": 16,
+            "out_channels": 4,
+            "num_layers": 3,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": TEXT,
+            "axes_dims_rope": (4, 6, 6),
+        },
+        "FlowMatchEulerDiscreteScheduler",
+        {"use_dynamic_shifting": True},
+        "QwenImagePipeline",
+        {
+            "base_dim": 8,
+            "z_dim": 4,
+            "dim_mult": [1, 1, 2],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True],
+            "latents_mean": [0.1, -0.2, 0.3, 0.0],
+            "latents_std": [1.5, 0.5, 2.0, 1.0],
+        },
+        mask=True,
+        autoencoder="AutoencoderKLQwenImage",
+    ),
 }
+
+
+def latent_shape(family: str) -> tuple[int, int, int]:
+    """Of a picture of `SIDE`; FLUX.2's autoencoder makes one place of 2 × 2."""
+    side = SIDE // FACTOR
+    return (16, side // 2, side // 2) if family == "flux2" else (4, side, side)
 
 
 def component(family: str) -> str:
@@ -139,7 +191,12 @@ def save_pipeline(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     network = getattr(diffusers, made.network)(**made.config)
     network.save_pretrained(folder / component(family))
-    diffusers.AutoencoderKL(**{**VAE, **made.vae}).save_pretrained(folder / "vae")
+    usual = VAE if made.autoencoder == "AutoencoderKL" else {}
+    vae = getattr(diffusers, made.autoencoder)(**{**usual, **made.vae})
+    if family == "flux2":  # as after training
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2)
+    vae.save_pretrained(folder / "vae")
     scheduler = getattr(diffusers, made.scheduler)(**made.settings)
     scheduler.save_pretrained(folder / "scheduler")
     save_words(family, folder / "words.npz")
@@ -155,7 +212,8 @@ def words(family: str) -> dict[str, torch.Tensor]:
         if made.pooled:
             told[f"{sign}pooled_prompt_embeds"] = torch.randn(1, POOLED, generator=generator)
         if made.mask:
-            told[f"{sign}prompt_attention_mask"] = torch.tensor([[1, 1, 1, 0, 0]])
+            word = "prompt_embeds_mask" if family == "qwen" else "prompt_attention_mask"
+            told[f"{sign}{word}"] = torch.tensor([[1, 1, 1, 0, 0]])
     return told
 
 
@@ -186,6 +244,8 @@ def encoders(family: str) -> dict[str, object]:
             "text_encoder_2": t5(T5EncoderModel),
             "tokenizer_2": t5_letters(),
         }
+    if family in ("flux2", "qwen"):
+        return {"text_encoder": qwen(family), "tokenizer": qwen_letters()}
     first = CLIPTextModel if family == "sdxl" else CLIPTextModelWithProjection
     pooled = POOLED if family == "sdxl" else POOLED // 2
     both = {
@@ -237,6 +297,34 @@ def t5_letters() -> object:
     return T5TokenizerFast(vocab=pieces, extra_ids=0)
 
 
+def qwen(family: str) -> torch.nn.Module:
+    """A language model of letters: FLUX.2's, whose layers 9, 18 and 27 are read, or Qwen-Image's."""
+    import transformers
+
+    sizes = {"intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"vocab_size": 300}
+    if family == "flux2":
+        depth = {"num_hidden_layers": 28, "head_dim": 4}
+        config = transformers.Qwen3Config(**sizes, **depth, hidden_size=TEXT // 3)
+        return transformers.Qwen3ForCausalLM(config)
+    rotation = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 10000.0}
+    told = {**sizes, "hidden_size": TEXT, "num_hidden_layers": 1, "rope_parameters": rotation}
+    seen = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": TEXT}
+    config = transformers.Qwen2_5_VLConfig(text_config=told, vision_config=seen)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen_letters() -> object:
+    """Their tokenizer: a token a byte, and a conversation's template."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    every = [*sorted(ByteLevel.alphabet()), "<|endoftext|>"]
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(every)}, merges=[])
+    tokenizer.chat_template = "{% for each in messages %}{{ each.content }}{% endfor %}"
+    return tokenizer
+
+
 def save_with_encoders(family: str, folder: Path) -> diffusers.DiffusionPipeline:
     """The whole pipeline in the folder, and the pipeline itself."""
     save_pipeline(family, folder)
@@ -257,7 +345,9 @@ def pipeline_of(family: str, folder: Path, **more: object) -> diffusers.Diffusio
         component(family): getattr(diffusers, made.network).from_pretrained(
             folder / component(family), low_cpu_mem_usage=False
         ),
-        "vae": diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),
+        "vae": getattr(diffusers, made.autoencoder).from_pretrained(
+            folder / "vae", low_cpu_mem_usage=False
+        ),
         "scheduler": getattr(diffusers, made.scheduler).from_pretrained(folder / "scheduler"),
         **more,
     }

@@ -11,7 +11,17 @@ from diffdict.backbones.hub import Hub
 from diffdict.backbones.hub.families.flux import packed
 from diffdict.errors import UserError
 from diffdict.run.info import info
-from tests.tiny_pipelines import FACTOR, FAMILIES, SIDE, component, save_pipeline, told, words
+from tests.tiny_pipelines import (
+    FACTOR,
+    FAMILIES,
+    SIDE,
+    component,
+    latent_shape,
+    pipeline_of,
+    save_pipeline,
+    told,
+    words,
+)
 
 OUTER = {
     "sd": ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"],
@@ -21,7 +31,9 @@ OUTER = {
         *(f"single_transformer_blocks.{i}" for i in range(2)),
     ],
 }
-OUTER |= {"sdxl": OUTER["sd"], "pixart": OUTER["dit"], "sd3": OUTER["dit"]}
+OUTER |= {"sdxl": OUTER["sd"], "flux2": OUTER["flux"]}
+OUTER |= dict.fromkeys(("pixart", "sd3", "qwen"), OUTER["dit"])
+TWO_STREAMS = ("sd3", "flux", "flux2", "qwen")
 LATENT = SIDE // FACTOR
 
 
@@ -53,8 +65,9 @@ def images() -> torch.Tensor:
 
 
 @pytest.fixture
-def noise() -> torch.Tensor:
-    return torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(2))
+def noise(request) -> torch.Tensor:
+    family = request.getfixturevalue("family") if "family" in request.fixturenames else "sd"
+    return torch.randn(1, *latent_shape(family), generator=torch.Generator().manual_seed(2))
 
 
 def theirs(family: str, folder) -> torch.nn.Module:
@@ -80,6 +93,24 @@ def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
             "encoder_attention_mask": text["prompt_attention_mask"].expand(batch, -1),
             "timestep": at,
             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
+        }
+    if family == "flux2":
+        pipeline = diffusers.Flux2KleinPipeline
+        return {
+            "hidden_states": pipeline._pack_latents(x_t),
+            "timestep": at / 1000,
+            "encoder_hidden_states": states,
+            "img_ids": pipeline._prepare_latent_ids(x_t),
+            "txt_ids": pipeline._prepare_text_ids(states),
+        }
+    if family == "qwen":
+        packed_x = diffusers.QwenImagePipeline._pack_latents(x_t, batch, 4, LATENT, LATENT)
+        return {
+            "hidden_states": packed_x,
+            "timestep": at / 1000,
+            "encoder_hidden_states": states,
+            "encoder_hidden_states_mask": text["prompt_embeds_mask"].expand(batch, -1),
+            "img_shapes": [[(1, LATENT // 2, LATENT // 2)]] * batch,
         }
     pooled = text["pooled_prompt_embeds"].expand(batch, -1)
     if family == "sdxl":
@@ -110,8 +141,31 @@ def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
     }
 
 
-def latents_of(folder, images: torch.Tensor) -> torch.Tensor:
+def answered(family: str, answer: torch.Tensor) -> torch.Tensor:
+    """A network's answer as its pipeline unpacks it."""
+    if family == "flux":
+        return diffusers.FluxPipeline._unpack_latents(answer, SIDE, SIDE, FACTOR)
+    if family == "qwen":
+        return diffusers.QwenImagePipeline._unpack_latents(answer, SIDE, SIDE, FACTOR)[:, :, 0]
+    if family == "flux2":
+        ids = diffusers.Flux2KleinPipeline._prepare_latent_ids(
+            torch.zeros(len(answer), *latent_shape(family))
+        )
+        return torch.stack(list(diffusers.Flux2KleinPipeline._unpack_latents_with_ids(answer, ids)))
+    return answer
+
+
+def latents_of(family: str, folder, images: torch.Tensor) -> torch.Tensor:
     """As an image-to-image pipeline makes them."""
+    if family == "flux2":
+        return pipeline_of(family, folder)._encode_vae_image(images, None)
+    if family == "qwen":
+        vae = diffusers.AutoencoderKLQwenImage.from_pretrained(folder / "vae").eval()
+        mean, scale = (
+            torch.tensor(x).view(1, 4, 1, 1)
+            for x in (vae.config.latents_mean, [1 / std for std in vae.config.latents_std])
+        )
+        return (vae.encode(images[:, :, None]).latent_dist.mode()[:, :, 0] - mean) * scale
     vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae").eval()
     mean = vae.encode(images).latent_dist.mean
     return (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
@@ -131,13 +185,13 @@ def noised(family: str, latents, noise, t: int) -> torch.Tensor:
 
 def picture(family: str, block: str, output) -> torch.Tensor:
     """A block's map in diffusers' words: what of its output is the picture, in its place."""
-    if family in ("sd3", "flux"):
+    if family in TWO_STREAMS and isinstance(output, tuple):
         output = output[1]
     x = output[0] if isinstance(output, tuple) else output
     if x.ndim == 4:
         return x
-    side = round(x.shape[1] ** 0.5)
-    return x.transpose(1, 2).reshape(len(x), -1, side, side)
+    side = LATENT // 2
+    return x[:, -side * side :].transpose(1, 2).reshape(len(x), -1, side, side)
 
 
 @torch.no_grad()
@@ -160,7 +214,7 @@ def seen_by_diffusers(family: str, network, x_t, t: int) -> dict[str, torch.Tens
 
 def test_maps_are_what_hooks_see_in_diffusers_own_pass(family, folders, net, images, noise):
     t = 500
-    x_t = noised(family, latents_of(folders[family], images), noise, t)
+    x_t = noised(family, latents_of(family, folders[family], images), noise, t)
     seen = seen_by_diffusers(family, theirs(family, folders[family]), x_t, t)
     answer = seen.pop("answer")
     maps = net.features(images, t, list(seen), noise)
@@ -168,8 +222,7 @@ def test_maps_are_what_hooks_see_in_diffusers_own_pass(family, folders, net, ima
     for block, x in maps.items():
         torch.testing.assert_close(x, seen[block], atol=1e-5, rtol=1e-5)
         assert tuple(x.shape[1:]) == net.shapes[block]
-    if family == "flux":
-        answer = diffusers.FluxPipeline._unpack_latents(answer, SIDE, SIDE, FACTOR)
+    answer = answered(family, answer)
     ours = net(x_t, torch.full((2,), t))
     torch.testing.assert_close(ours, answer, atol=1e-5, rtol=1e-5)
 
@@ -180,15 +233,16 @@ def test_the_usual_blocks_are_those_that_stand_in_no_other(family, net, images, 
 
 
 def test_latents_are_the_pipelines(family, folders, net, images):
-    torch.testing.assert_close(net.prepared(images), latents_of(folders[family], images))
-    latents = torch.randn(1, 4, LATENT, LATENT)
+    torch.testing.assert_close(net.prepared(images), latents_of(family, folders[family], images))
+    shape = latent_shape(family)
+    latents = torch.randn(1, *shape)
     assert net.prepared(latents) is latents
-    assert net.noise_shape((3, SIDE, SIDE)) == (4, LATENT, LATENT)
-    assert net.noise_shape((4, LATENT, LATENT)) == (4, LATENT, LATENT)
+    assert net.noise_shape((3, SIDE, SIDE)) == net.noise_shape(shape) == shape
+    assert net.pictures(latents).shape == (1, 3, SIDE, SIDE)
 
 
 def test_noise_is_the_schedulers(family, folders, net, images, noise):
-    latents = latents_of(folders[family], images)
+    latents = latents_of(family, folders[family], images)
     first = net.first_timestep
     for t in (first, 250, 750, first + 998):
         x_t, at = net.noised(latents, t, noise)
@@ -201,7 +255,7 @@ def test_noise_is_the_schedulers(family, folders, net, images, noise):
 
 def test_a_shift_moves_the_stops_and_not_what_a_timestep_is(folders, images, noise):
     """At shift 3 the scheduler's table still holds 750 and 500, at other places."""
-    net, latents = make("sd3", folders), latents_of(folders["sd3"], images)
+    net, latents = make("sd3", folders), latents_of("sd3", folders["sd3"], images)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     for t in (750, 500):
         at = scheduler.timesteps[(scheduler.timesteps - t).abs().argmin()]
@@ -223,7 +277,7 @@ def test_packing_is_the_flux_pipelines(folders):
 def test_a_pass_ends_with_the_last_block_and_equals_the_full_one(family, net, images, noise):
     blocks = OUTER[family][:2]
     full, called = net.features(images, 300, None, noise), []
-    later = net.modules_of[OUTER[family][2]]
+    later = net.taps[OUTER[family][2]].module
     hook = later.register_forward_hook(lambda *_: called.append(1))
     early = net.features(images, 300, blocks, noise)
     hook.remove()
@@ -234,7 +288,7 @@ def test_a_pass_ends_with_the_last_block_and_equals_the_full_one(family, net, im
 @pytest.mark.parametrize("taps", ["output", "input", "residual"])
 def test_an_edit_that_changes_nothing_changes_no_bit(family, folders, taps):
     net = make(family, folders, taps=taps)
-    x, t = torch.randn(2, 4, LATENT, LATENT), torch.tensor([300, 700])
+    x, t = torch.randn(2, *latent_shape(family)), torch.tensor([300, 700])
     plain = net(x, t)
     same = {block: lambda h, at: h for block in net.shapes}
     assert torch.equal(net(x, t, edits=same), plain)
@@ -252,19 +306,18 @@ def test_an_edit_that_changes_nothing_changes_no_bit(family, folders, taps):
 
 def test_an_edit_has_the_effect_of_a_hook(family, folders, net):
     block, t = OUTER[family][1], 400
-    x = torch.randn(2, 4, LATENT, LATENT)
+    x = torch.randn(2, *latent_shape(family))
     own = theirs(family, folders[family])
 
     def change(module, args, output):
-        if family in ("sd3", "flux"):
+        if family in TWO_STREAMS:
             return output[0], output[1] + 1
         return (output[0] + 1, *output[1:]) if isinstance(output, tuple) else output + 1
 
     own.get_submodule(block).register_forward_hook(change)
     with torch.no_grad():
         answer = own(**arguments(family, x, t), return_dict=False)[0]
-    if family == "flux":
-        answer = diffusers.FluxPipeline._unpack_latents(answer, SIDE, SIDE, FACTOR)
+    answer = answered(family, answer)
     ours = net(x, torch.full((2,), t), edits={block: lambda h, at: h + 1})
     torch.testing.assert_close(ours, answer, atol=1e-5, rtol=1e-5)
 

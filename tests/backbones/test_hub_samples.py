@@ -10,7 +10,16 @@ from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.pipeline import pipeline
 from diffdict.diffusion.samplers import ddim, length
 from diffdict.errors import UserError
-from tests.tiny_pipelines import FACTOR, FAMILIES, SIDE, pipeline_of, save_pipeline, told, words
+from tests.tiny_pipelines import (
+    FACTOR,
+    FAMILIES,
+    SIDE,
+    latent_shape,
+    pipeline_of,
+    save_pipeline,
+    told,
+    words,
+)
 
 STEPS, LATENT = 4, SIDE // FACTOR
 
@@ -24,7 +33,8 @@ def latents_drawn(family, folder, noise, guidance) -> torch.Tensor:
         text = {key: x for key, x in text.items() if not key.startswith("negative")}
     if family == "pixart":
         text |= {"use_resolution_binning": False, "negative_prompt": None}
-    if family == "flux":
+    shape = noise.shape
+    if family in ("flux", "qwen"):
         noise = own._pack_latents(noise, 1, 4, LATENT, LATENT)
         text["true_cfg_scale"] = guidance
     else:
@@ -37,7 +47,14 @@ def latents_drawn(family, folder, noise, guidance) -> torch.Tensor:
         num_inference_steps=STEPS,
         output_type="latent",
     ).images
-    return own._unpack_latents(drawn, SIDE, SIDE, FACTOR) if family == "flux" else drawn
+    if family == "flux2":  # the latents as they go into its autoencoder, made places again
+        mean, variance = own.vae.bn.running_mean, own.vae.bn.running_var
+        deviation = (variance + own.vae.config.batch_norm_eps).sqrt()
+        drawn = (own._patchify_latents(drawn) - mean[:, None, None]) / deviation[:, None, None]
+        assert drawn.shape == shape
+    if family in ("flux", "qwen"):
+        drawn = own._unpack_latents(drawn, SIDE, SIDE, FACTOR).reshape(shape)
+    return drawn
 
 
 def dit_drawn(own, noise) -> torch.Tensor:
@@ -58,7 +75,7 @@ def dit_drawn(own, noise) -> torch.Tensor:
 def test_a_sample_equals_the_pipelines(family, guidance, tmp_path):
     folder = save_pipeline(family, tmp_path / family)
     net = Hub(str(folder), SIDE, guidance=guidance, **told(family, folder)).eval()
-    noise = torch.randn(1, 4, LATENT, LATENT, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(1, *latent_shape(family), generator=torch.Generator().manual_seed(5))
     given = torch.tensor([7]) if family == "dit" else None
     with torch.no_grad():
         theirs = latents_drawn(family, folder, noise, guidance)

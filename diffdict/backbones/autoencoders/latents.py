@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffdict.backbones.autoencoders.latent_layouts import LAYOUTS
 from diffdict.backbones.base import combined_sha256, weights_sha256
 from diffdict.errors import UserError
-
-KIND = "AutoencoderKL"
 
 
 class LatentEncoder:
@@ -24,14 +23,13 @@ class LatentEncoder:
         """
         self.posterior = posterior
         self.vae = open_autoencoder(Path(folder)).requires_grad_(False).eval()
-        config = self.vae.config
-        if config.latent_channels != channels:
+        self.layout = LAYOUTS[type(self.vae).__name__](self.vae)
+        if self.layout.channels != channels:
             raise UserError(
-                f"vae={folder} has latents of {config.latent_channels} channels, the network takes "
+                f"vae={folder} has latents of {self.layout.channels} channels, the network takes "
                 f"{channels}: give the autoencoder that it was trained on"
             )
-        self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
-        self.factor = 2 ** (len(config.block_out_channels) - 1)  # how much smaller latents are
+        self.factor = self.layout.factor(self.vae.config)  # how much smaller latents are
 
     @cached_property
     def sha256(self) -> str:
@@ -48,25 +46,24 @@ class LatentEncoder:
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channels _ _"]:
         """In float32, of each picture's posterior the mean or a draw, a function of the picture."""
-        vae = self.vae.to(images.device)
+        self.vae.to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            posterior = vae.encode(images.float()).latent_dist
+            posterior = self.layout.posterior(images.float())
         if self.posterior == "mean":
-            return (posterior.mean - self.shift) * self.scale
+            return self.layout.given(posterior.mean)
         noise = torch.stack(
             [posterior_noise(image, posterior.mean.shape[1:]) for image in images.cpu()]
         )
-        latents = posterior.mean + posterior.std * noise.to(images.device)
-        return (latents - self.shift) * self.scale
+        return self.layout.given(posterior.mean + posterior.std * noise.to(images.device))
 
     @torch.no_grad()
     def decoded(
         self, latents: Float[Tensor, "batch channels _ _"]
     ) -> Float[Tensor, "batch 3 height width"]:
         """The pictures of these latents, in float32."""
-        vae = self.vae.to(latents.device)
+        self.vae.to(latents.device)
         with torch.autocast(latents.device.type, enabled=False):
-            return vae.decode(latents.float() / self.scale + self.shift).sample
+            return self.layout.decoded(latents.float())
 
 
 def posterior_noise(image: Float[Tensor, "3 height width"], shape: tuple[int, ...]) -> Tensor:
@@ -80,7 +77,7 @@ def posterior_noise(image: Float[Tensor, "3 height width"], shape: tuple[int, ..
 def open_autoencoder(folder: Path) -> nn.Module:
     """The autoencoder in the folder, or in its subfolder vae; safetensors only."""
     try:
-        from diffusers import AutoencoderKL
+        import diffusers
     except ImportError as error:
         raise UserError(
             "backbone.vae needs diffusers, which is not here: pip install 'diffdict[diffusers]'"
@@ -91,11 +88,15 @@ def open_autoencoder(folder: Path) -> nn.Module:
             f"vae={folder} is no folder: name one that diffusers saved, such as a copy of "
             "stabilityai/sd-vae-ft-mse"
         )
+    kind = next(iter(LAYOUTS))
     try:
-        kind = AutoencoderKL.load_config(folder, local_files_only=True).get("_class_name")
-        if kind != KIND:
-            raise UserError(f"vae={folder} holds {kind}, it must be an {KIND}: choose its folder")
-        return AutoencoderKL.from_pretrained(
+        kind = diffusers.AutoencoderKL.load_config(folder, local_files_only=True)["_class_name"]
+        if kind not in LAYOUTS:
+            raise UserError(
+                f"vae={folder} holds {kind}, it must be an {' or an '.join(LAYOUTS)}: choose its "
+                "folder"
+            )
+        return getattr(diffusers, kind).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         )
     except UserError:
@@ -103,6 +104,6 @@ def open_autoencoder(folder: Path) -> nn.Module:
     except Exception as error:  # what diffusers and safetensors say of files has many types
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"vae={folder} holds no whole {KIND} ({said}): save it there again with "
+            f"vae={folder} holds no whole {kind} ({said}): save it there again with "
             "save_pretrained, config.json and safetensors"
         ) from error

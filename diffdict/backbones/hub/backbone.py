@@ -1,8 +1,7 @@
 """Any network of pictures that diffusers has saved in a folder, as its pipeline uses it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -13,8 +12,6 @@ from diffdict import checkpoints
 from diffdict.backbones.autoencoders.latents import LatentEncoder
 from diffdict.backbones.base import Block, Timestep, combined_sha256
 from diffdict.backbones.denoiser import Condition, Denoiser, Edits, Given, edited
-from diffdict.backbones.hub.captions import Captions
-from diffdict.backbones.hub.encode import TextEncoder
 from diffdict.backbones.hub.families.family import Setting
 from diffdict.backbones.hub.families.registry import family_of
 from diffdict.backbones.hub.families.unet2d import renamed_state
@@ -27,9 +24,10 @@ from diffdict.backbones.hub.pipeline_folder import (
     read_config,
     scheduler_config,
 )
-from diffdict.backbones.hub.prompt import Prompt, check_prompt, read_embeddings
+from diffdict.backbones.hub.prompt import Prompt
 from diffdict.backbones.hub.scheduler import process_of
-from diffdict.backbones.hub.taps import Tap, caught_maps
+from diffdict.backbones.hub.taps import caught_maps, check_taps, hooked, taps_of, tree
+from diffdict.backbones.hub.texts import Texts
 from diffdict.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +56,7 @@ class Hub(Denoiser):
         guidance: float | int = 1.0,
         edited: str = "both",
         taps: str = "output",
+        words: Sequence[str] = (),
         dtype: str = "fp32",
         prompts: str = "checkpoints/prompts",
     ) -> None:
@@ -65,7 +64,8 @@ class Hub(Denoiser):
 
         image_size=None: what it was made for. `predict` says what the output is, as the folder's
         schedule does where there is one. `prompt` and `negative` are texts, or .npz of embeddings;
-        negative=None is the pipeline's own. `prompts` keeps what was encoded.
+        negative=None is the pipeline's own. `prompts` keeps what was encoded. Of each of the
+        prompt's `words` there is a block more at every block, its attention: BLOCK.cross.WORD.
         """
         super().__init__()
         if checkpoint is None:
@@ -80,21 +80,22 @@ class Hub(Denoiser):
         config = read_config(folder / "config.json")
         self.family = family_of(config, folder)
         self.name, self.guidance, self.edited = name, guidance, edited
-        self.tap = Tap(taps, self.family)
+        check_taps(taps, words, self.family)
         self.encoder = self._autoencoder(vae, folder, posterior)
         self.decodes = self.encoder is not None
         self.image_size = image_size or self._native_size()
         self._check_size(folder)
         self.process, self.predict = self._process(folder, predict)
         self.condition = Condition(classes=self.family.classes)
-        self.captions: Captions | None = None  # of each picture its own
-        self.told_of: Prompt | None = None  # of the pictures that are looked at
-        self.prompt, self.negative = self._prompts(folder, prompt, negative, Path(prompts))
+        self.texts = Texts(self.family, folder, prompt, negative, Path(prompts))
+        if self._guided and self.family.text is not None:
+            self.texts.encode_negative()
         files_sha256 = self._load(path, folder, dtype)
-        looks = self._looks(prompt)
+        looks = self._looks(taps)
         self._file_sha256 = combined_sha256(files_sha256, *looks) if looks else files_sha256
-        self.modules_of = self.family.blocks(self.network)
-        self.shapes = self._shapes()
+        tokens = self.texts.word_tokens(words)
+        self.taps = taps_of(self.network, self.family, taps, tokens)
+        self.shapes = self._shapes(taps, tokens)
 
     @property
     def network(self) -> nn.Module:
@@ -110,26 +111,31 @@ class Hub(Denoiser):
     ) -> Float[Tensor, "batch out height width"]:
         """The network's prediction at timesteps t; edits by hooks, for this pass alone.
 
-        With guidance: negative + guidance · (prompt − negative), of what is no variance.
+        With guidance: led away from the negative one, in what is no variance.
         """
-        if self.captions is not None:
+        if self.texts.captions is not None:
             raise UserError(
-                f"{self.captions.path} tells {self.name} of pictures that it looks at, and a "
+                f"{self.texts.captions.path} tells {self.name} of pictures that it looks at, and a "
                 "sample has none: backbone.prompt=TEXT"
             )
         edits = self.check_edits(edits)
+        if seen := next((block for block in edits if self.taps[block].attends), None):
+            raise UserError(
+                f"{self.name} shows its attention at {seen}, which cannot be edited: edit a "
+                "block's output, backbone.taps=output"
+            )
         label = self._label(given, x_t)
         sides = {
             side: edits if self.edited in ("both", side) else {} for side in ("prompt", "negative")
         }
-        own = self._predicted(x_t, t, self._setting(self.prompt, label), sides["prompt"])
+        own = self._predicted(x_t, t, self._setting(self.texts.prompt, label), sides["prompt"])
         if not self._guided:
             return own
-        null = self._setting(self.negative, self._null(x_t))
+        null = self._setting(self.texts.negative, self._null(x_t))
         none = self._predicted(x_t, t, null, sides["negative"])
         mean, rest = own[:, : x_t.shape[1]], own[:, x_t.shape[1] :]
         away = none[:, : x_t.shape[1]]
-        return torch.cat([away + self.guidance * (mean - away), rest], dim=1)
+        return torch.cat([self.family.guided(mean, away, self.guidance), rest], dim=1)
 
     def features(
         self,
@@ -144,29 +150,21 @@ class Hub(Denoiser):
         """
         wanted = self.chosen(blocks)
         x_t, t = self.noised(self.prepared(images), timestep, noise)
-        modules = {block: self.modules_of[block] for block in wanted}
-        setting = self._setting(self._prompt_of(x_t), self._null(x_t))
+        setting = self._setting(self.texts.of_batch(x_t), self._null(x_t))
         arguments = self.family.arguments(self._input(x_t), t, setting)
+        taps = {block: self.taps[block] for block in wanted}
         with plain_memory_errors(self.name, self.network.dtype, len(x_t)):
-            maps = caught_maps(
-                self.network, arguments, modules, self.tap, x_t.shape[2:], wanted[-1]
-            )
+            maps = caught_maps(self.network, arguments, taps, x_t.shape[2:])
         return {block: maps[block] for block in wanted}
 
     @property
     def captioned(self) -> bool:
         """Whether it is told a text of each picture."""
-        return self.captions is not None
+        return self.texts.captions is not None
 
-    @contextmanager
-    def of_pictures(self, names: Sequence[str] | None) -> Iterator[None]:
+    def of_pictures(self, names: Sequence[str] | None) -> AbstractContextManager[None]:
         """Passes within are told the captions of these pictures."""
-        if self.captions is not None and names is not None:
-            self.told_of = self.captions.prompt(names)
-        try:
-            yield
-        finally:
-            self.told_of = None
+        return self.texts.of_pictures(names)
 
     def prepared(
         self, images: Float[Tensor, "batch channels height width"]
@@ -209,17 +207,13 @@ class Hub(Denoiser):
 
     def _predicted(self, x_t: Tensor, t: Tensor, setting: Setting, edits: Edits) -> Tensor:
         """One pass's answer, edited."""
-        hooks = []
-        for block, edit in edits.items():
-            visit = partial(_edit, edit, t, block)
-            hooks += self.tap.watch(self.modules_of[block], x_t.shape[2:], visit)
+        taps = {block: self.taps[block] for block in edits}
         arguments = self.family.arguments(self._input(x_t), t, setting)
-        try:
-            with plain_memory_errors(self.name, self.network.dtype, len(x_t)):
-                output = self.network(**arguments, return_dict=False)[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with (
+            hooked(taps, x_t.shape[2:], lambda block, h: edited(edits[block], h, t, block)),
+            plain_memory_errors(self.name, self.network.dtype, len(x_t)),
+        ):
+            output = self.network(**arguments, return_dict=False)[0]
         return self.family.prediction(output, x_t).to(x_t.dtype)
 
     def _input(self, x_t: Tensor) -> Tensor:
@@ -231,18 +225,6 @@ class Hub(Denoiser):
 
     def _setting(self, prompt: Prompt | None, label: Tensor | None) -> Setting:
         return Setting(prompt, label, self.image_size, float(self.guidance))
-
-    def _prompt_of(self, x_t: Tensor) -> Prompt | None:
-        """One for all pictures, or a caption each."""
-        if self.captions is None:
-            return self.prompt
-        if self.told_of is None or len(self.told_of.states) != len(x_t):
-            raise UserError(
-                f"backbone.prompt={self.captions.path} has a caption a picture, which extraction "
-                "and data.source=live ask for, and nothing else: extract.py first, or "
-                "backbone.prompt=TEXT"
-            )
-        return self.told_of
 
     def _null(self, x: Tensor) -> Int[Tensor, " batch"] | None:
         """The null class once a picture, where it knows classes."""
@@ -269,12 +251,12 @@ class Hub(Denoiser):
         setattr(self, self.family.component, network.eval())
         return digest
 
-    def _looks(self, prompt: str) -> list[str]:
+    def _looks(self, taps: str) -> list[str]:
         """Hashes and words of all beside its weights that changes a feature."""
         looks = [] if self.encoder is None else [self.encoder.view_sha256]
-        told = self.captions or self.prompt
-        looks += [] if told is None else [told.sha256]
-        looks += [] if self.tap.word == "output" else [self.tap.word]
+        told = self.texts.sha256
+        looks += [] if told is None else [told]
+        looks += [] if taps == "output" else [taps]
         guided = self.family.config.get("guidance_embeds")
         return looks + ([str(float(self.guidance))] if guided else [])
 
@@ -315,38 +297,9 @@ class Hub(Denoiser):
             )
         return process_of(config or {}, self.family, predict, self.name)
 
-    def _prompts(
-        self, folder: Path, prompt: str, negative: str | None, kept: Path
-    ) -> tuple[Prompt | None, Prompt | None]:
-        """What it is told, and what guidance leads away from."""
-        if self.family.text is None:
-            for word, text in (("prompt", prompt), ("negative", negative)):
-                if text:
-                    raise UserError(f"{self.name} is told no text, got {word}={text}: leave it out")
-            return None, None
-        own = self._told(folder, prompt, kept, away=False)
-        if not self._guided:
-            return own, None
-        return own, self._told(folder, negative or _beside(prompt), kept, away=True)
-
-    def _told(self, folder: Path, text: str | None, kept: Path, away: bool) -> Prompt:
-        """Embeddings of a file, or of a text by the pipeline's encoders."""
-        if text is not None and text.endswith(".npz"):
-            prompt = read_embeddings(Path(text), negative=away)
-        else:
-            encoder = TextEncoder(pipeline_folder(folder), self.family.encode, kept)
-            if text is not None and text.endswith(".csv"):
-                self.captions = Captions(Path(text), encoder, self._check_prompt)
-                return self.captions.first
-            prompt = encoder.prompt(text)
-        self._check_prompt(prompt, text or "the pipeline's text")
-        return prompt
-
-    def _check_prompt(self, prompt: Prompt, source: str) -> None:
-        """Embeddings as wide as the network reads them."""
-        check_prompt(prompt, self.family.text, self.family.pooled, source)
-
-    def _shapes(self) -> dict[Block, tuple[int, int, int]]:
+    def _shapes(
+        self, taps: str, tokens: Mapping[str, Sequence[int]]
+    ) -> dict[Block, tuple[int, int, int]]:
         """Seen in a pass that computes nothing, in the order in which they are made."""
         factor = 1 if self.encoder is None else self.encoder.factor
         side = self.image_size // factor
@@ -354,32 +307,11 @@ class Hub(Denoiser):
             twin = self.family.made().eval()
             x = torch.empty(1, self.family.channels, side, side)
             t = torch.zeros(1, dtype=torch.int64)
-            prompt = None if self.prompt is None else self.prompt.to("meta")
+            prompt = None if self.texts.prompt is None else self.texts.prompt.to("meta")
             arguments = self.family.arguments(x, t, self._setting(prompt, self._null(x)))
-            blocks = self.family.blocks(twin)
-            maps = caught_maps(twin, arguments, blocks, self.tap, (side, side))
+            meta = taps_of(twin, self.family, taps, tokens)
+            maps = caught_maps(twin, arguments, meta, (side, side))
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
-
-
-def tree(blocks: Mapping[Block, object]) -> str:
-    """The names of blocks in a line, those inside others in brackets behind them."""
-    names = [str(block) for block in blocks]
-    tops = [name for name in names if not any(name.startswith(f"{top}.") for top in names)]
-    said = []
-    for top in tops:
-        inside = [name.removeprefix(f"{top}.") for name in names if name.startswith(f"{top}.")]
-        said.append(f"{top} ({', '.join(inside)})" if inside else top)
-    return ", ".join(said)
-
-
-def _edit(edit: object, t: Tensor, block: Block, h: Tensor) -> Tensor:
-    """What the layer goes on with instead."""
-    return edited(edit, h, t, block)
-
-
-def _beside(prompt: str) -> str | None:
-    """Of a prompt's file the same, which holds what to be guided away from too."""
-    return prompt if prompt.endswith(".npz") else None
 
 
 def _check_words(dtype: str, posterior: str, edited: str, guidance: float | int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from diffdict.backbones.autoencoders.latent_layouts import LAYOUTS
 from diffdict.backbones.hub.families.family import Family
 from diffdict.backbones.hub.families.registry import family_of
 from diffdict.backbones.hub.pipeline_folder import (
@@ -55,8 +56,9 @@ def _read(family: Family, folder: Path) -> str:
     side, parts = family.native_size, []
     if family.latent:
         vae = pipeline_folder(folder) / "vae" / "config.json"
-        levels = len(read_config(vae)["block_out_channels"]) if vae.is_file() else 4
-        pixels = side and f"{side * 2 ** (levels - 1)} px as "
+        config = read_config(vae) if vae.is_file() else {}
+        layout = LAYOUTS.get(config.get("_class_name", ""))
+        pixels = side and layout and f"{side * layout.factor(config)} px as "
         parts.append(f"pictures of {pixels or ''}latents {family.channels} × {side} × {side}")
     else:
         parts.append(f"pictures of {side} px")

@@ -17,6 +17,7 @@ FIELDS = {
     "pooled": "pooled_prompt_embeds",
     "mask": "prompt_attention_mask",
 }
+ALSO = {"prompt_embeds_mask": "prompt_attention_mask"}  # Qwen-Image's word for it
 NEGATIVE = "negative_"
 
 
@@ -47,8 +48,11 @@ def read_embeddings(path: Path, negative: bool = False) -> Prompt:
     names = {key: NEGATIVE * negative + name for key, name in FIELDS.items()}
     try:
         with np.load(path, allow_pickle=False) as file:
+            arrays = {_usual(name): name for name in file}
             found = {
-                key: torch.from_numpy(file[name]) for key, name in names.items() if name in file
+                key: torch.from_numpy(file[arrays[name]])
+                for key, name in names.items()
+                if name in arrays
             }
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
@@ -71,6 +75,12 @@ def read_embeddings(path: Path, negative: bool = False) -> Prompt:
                 "picture: keep one row"
             )
     return Prompt(states.float(), None if pooled is None else pooled.float(), mask)
+
+
+def _usual(name: str) -> str:
+    """An array's name in the words of `FIELDS`."""
+    plain = name.removeprefix(NEGATIVE)
+    return name.replace(plain, ALSO.get(plain, plain))
 
 
 def check_prompt(prompt: Prompt, text: int, pooled: int | None, source: str) -> None:

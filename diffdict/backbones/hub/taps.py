@@ -1,15 +1,18 @@
 """Where in a layer a block's map is: what it hands on, is given, adds, or attends to of a text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Block
+from diffdict.backbones.hub.attention import AttentionReader, mean_map
 from diffdict.backbones.hub.families.family import Family
 from diffdict.errors import UserError
 
 TAPS = ("output", "input", "residual", "attention")
+CROSS = "cross"  # BLOCK.cross.WORD: how a block attends to a word; cross.WORD: how all of them do
 Visit = Callable[[Tensor], Tensor | None]  # a block's map → its new one, or None: as it is
 
 
@@ -18,27 +21,47 @@ class Enough(Exception):
 
 
 class Tap:
-    """Visits the maps of a family's blocks while a pass runs."""
+    """Visits the map of one block while a pass runs.
 
-    def __init__(self, word: str, family: Family) -> None:
-        if word not in TAPS:
-            raise UserError(f"backbone.taps is one of {', '.join(TAPS)}, got {word!r}")
-        if word == "attention" and not family.cross:
-            raise UserError(
-                f"backbone.taps=attention shows how pictures attend to a text, and a {family.kind} "
-                "has no layers of cross-attention: backbone.taps=output"
-            )
-        self.word, self.family = word, family
+    Attention is that to each token of the text, or to `tokens` together.
+    """
 
-    def watch(self, module: nn.Module, size: Sequence[int], visit: Visit) -> list:
-        """Hooks on a block, for x_t of this size; to be removed after the pass."""
+    def __init__(
+        self, module: nn.Module, word: str, family: Family, tokens: Sequence[int] | None = None
+    ) -> None:
+        self.module, self.word, self.family, self.tokens = module, word, family, tokens
+
+    @property
+    def attends(self) -> bool:
+        """Whether it looks at attention, which can be seen and not edited."""
+        return self.word == "attention"
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The module's layers that read the text."""
+        every = self.module.named_modules()
+        return [layer for name, layer in every if name.split(".")[-1] == self.family.cross]
+
+    def watch(self, size: Sequence[int], visit: Visit) -> object:
+        """A hook on the block, for x_t of this size; to be removed after the pass."""
         if self.word == "input":
             hook = partial(self._given, size, visit)
-            return [module.register_forward_pre_hook(hook, with_kwargs=True)]
-        if self.word == "attention":
-            return self._attended(module, size, visit)
+            return self.module.register_forward_pre_hook(hook, with_kwargs=True)
         hook = partial(self._handed_on, size, visit)
-        return [module.register_forward_hook(hook, with_kwargs=True)]
+        return self.module.register_forward_hook(hook, with_kwargs=True)
+
+    def read(self, reader: AttentionReader, visit: Visit) -> None:
+        """Visits the mean over its layers, once the last of them has run."""
+        layers, maps = self.layers, []
+
+        def gather(shares: Tensor) -> None:
+            tokens = self.tokens
+            maps.append(shares if tokens is None else shares[:, tokens].sum(1, keepdim=True))
+            if len(maps) == len(layers):
+                visit(mean_map(maps))
+
+        for layer in layers:
+            reader.watch(layer, gather)
 
     def _handed_on(
         self,
@@ -77,67 +100,84 @@ class Tap:
             return (new, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": new}
 
-    def _attended(self, module: nn.Module, size: Sequence[int], visit: Visit) -> list:
-        """Shares of attention by token of the text, the mean over heads and a block's layers."""
-        shares: list[Tensor] = []
-        ends = self.family.cross
-        layers = [layer for name, layer in module.named_modules() if name.split(".")[-1] == ends]
-        if not layers:
-            return []
 
-        def attend(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-            shares.append(self.family.as_map(attention(layer, args, kwargs), size))
-
-        def finish(*_: object) -> None:
-            mean = sum(shares[1:], shares[0]) / len(shares)
-            shares.clear()
-            visit(mean)
-
-        hooks = [layer.register_forward_pre_hook(attend, with_kwargs=True) for layer in layers]
-        return [*hooks, module.register_forward_hook(finish)]
+def check_taps(word: str, words: Sequence[str], family: Family) -> None:
+    """A word of `TAPS`, and attention only where there is some to a text."""
+    if word not in TAPS:
+        raise UserError(f"backbone.taps is one of {', '.join(TAPS)}, got {word!r}")
+    for key, asked in (("taps=attention", word == "attention"), ("words", bool(words))):
+        if asked and not family.cross:
+            raise UserError(
+                f"backbone.{key} shows how pictures attend to a text, and a {family.kind} has no "
+                "layers of cross-attention: backbone.taps=output, and no backbone.words"
+            )
 
 
-def attention(layer: nn.Module, args: tuple, kwargs: dict) -> Tensor:
-    """[batch, places, tokens of the text]: softmax of queries and keys, the mean over heads."""
-    x, text = _input(args, kwargs), kwargs["encoder_hidden_states"]
-    mask = kwargs.get("attention_mask")
-    query, key = layer.to_q(x), layer.to_k(text)
-    if mask is not None:
-        mask = layer.prepare_attention_mask(mask, text.shape[1], len(x))
-        mask = mask.expand(-1, x.shape[1], -1)
-    scores = layer.get_attention_scores(
-        layer.head_to_batch_dim(query).contiguous(), layer.head_to_batch_dim(key).contiguous(), mask
-    )
-    return scores.unflatten(0, (len(x), -1)).mean(1)
+def taps_of(
+    network: nn.Module, family: Family, word: str, words: Mapping[str, Sequence[int]]
+) -> dict[Block, Tap]:
+    """Every block's tap, and those of words' tokens: a block's own, and the whole network's."""
+    taps: dict[Block, Tap] = {}
+    blocks = family.blocks(network)
+    for block, module in {**blocks, "": network}.items():
+        if block in blocks:
+            taps[block] = Tap(module, word, family)
+        for told, tokens in words.items():
+            tap = Tap(module, "attention", family, tokens)
+            if tap.layers:
+                taps[f"{block}.{CROSS}.{told}".lstrip(".")] = tap
+    return taps
 
 
 def caught_maps(
-    network: nn.Module,
-    arguments: dict,
-    modules: dict[Block, nn.Module],
-    tap: Tap,
-    size: Sequence[int],
-    last: Block | None = None,
+    network: nn.Module, arguments: dict, taps: Mapping[Block, Tap], size: Sequence[int]
 ) -> dict[Block, Tensor]:
-    """The maps of these blocks, caught as the network makes them; ends with `last`."""
+    """The maps of these taps, in the order in which the network makes them; ends with the last."""
     maps: dict[Block, Tensor] = {}
 
     def keep(block: Block, x: Tensor) -> None:
         maps[block] = x
-        if block == last:
+        if len(maps) == len(taps):
             raise Enough
 
+    reads = [tap for tap in taps.values() if tap.attends]
+    reader = AttentionReader(reads[0].family, size) if reads else None
+    for block, tap in taps.items():
+        if tap.attends:
+            tap.read(reader, partial(keep, block))
+    with hooked({block: tap for block, tap in taps.items() if not tap.attends}, size, keep):
+        try:
+            with reader or nullcontext():
+                network(**arguments)
+        except Enough:
+            pass
+    return maps
+
+
+@contextmanager
+def hooked(
+    taps: Mapping[Block, Tap], size: Sequence[int], visit: Callable[[Block, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Passes within visit the taps' maps."""
     hooks = []
-    for block, module in modules.items():
-        hooks += tap.watch(module, size, partial(keep, block))
     try:
-        network(**arguments)
-    except Enough:
-        pass
+        for block, tap in taps.items():
+            hooks.append(tap.watch(size, partial(visit, block)))
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return maps
+
+
+def tree(blocks: Mapping[Block, object]) -> str:
+    """The names of blocks in a line, those inside others in brackets behind them."""
+    names = [str(block) for block in blocks]
+    tops = [name for name in names if not any(name.startswith(f"{top}.") for top in names)]
+    said = []
+    for top in tops:
+        inside = [name.removeprefix(f"{top}.") for name in names if name.startswith(f"{top}.")]
+        said.append(f"{top} ({', '.join(inside)})" if inside else top)
+    return ", ".join(said)
 
 
 def _input(args: tuple, kwargs: dict) -> Tensor:

@@ -97,7 +97,7 @@ def test_noise_of_a_picture_is_drawn_for_its_latents(folder, pictures):
 def test_a_pipelines_folder_is_taken(tmp_path, pictures):
     autoencoder(scaling_factor=0.5).save_pretrained(tmp_path / "pipeline" / "vae")
     encoder = LatentEncoder(str(tmp_path / "pipeline"), 4)
-    assert (encoder.scale, encoder.factor) == (0.5, 2)
+    assert (encoder.vae.config.scaling_factor, encoder.factor) == (0.5, 2)
 
 
 def test_an_autoencoder_of_other_channels_is_refused(tmp_path):

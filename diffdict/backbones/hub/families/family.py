@@ -41,6 +41,7 @@ class Family(ABC):
     component = "transformer"  # what a pipeline calls the network, and its folder
     latent = True  # whether it looks at the latents of an autoencoder
     cross = ""  # how a layer ends that attends from the picture to the text
+    tokenizers: tuple[str, ...] = ()  # whose tokens a prompt's states are, one after the other
 
     def __init__(self, config: Mapping) -> None:
         self.config = config
@@ -108,9 +109,21 @@ class Family(ABC):
         """Its answer in the layout of x_t."""
         return output
 
+    def guided(self, own: Tensor, away: Tensor, weight: float) -> Tensor:
+        """A prediction, led away from another one."""
+        return away + weight * (own - away)
+
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """A text by the pipeline's own encoders; None: what it guides away from unless told."""
         raise UserError(f"A {self.kind} is told no text: leave backbone.prompt= out")
+
+    def read_text(self, text: str) -> str:
+        """A text as its tokenizers are given it."""
+        return text
+
+    def attends(self, keys: int, places: int) -> tuple[slice, slice]:
+        """In a layer that reads the text: which queries are places, and which keys are the text."""
+        return slice(None), slice(None)
 
     def set_steps(self, scheduler: object, steps: int, shape: Sequence[int]) -> None:
         """A scheduler's stops as the family's pipeline sets them for x of this shape."""

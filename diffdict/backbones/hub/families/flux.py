@@ -19,6 +19,8 @@ PATCH = 2  # the side of what the pipeline packs into a token, whatever patch_si
 class PackedTransformer(Family):
     """Told T5's states and CLIP's vector; dev, which was distilled, also a guidance."""
 
+    cross, tokenizers = "attn", ("tokenizer_2",)
+
     @property
     def channels(self) -> int:
         """Of the latents, four of which are a token's."""
@@ -71,6 +73,10 @@ class PackedTransformer(Family):
         """Evenly from 1 down to 1 / steps, then shifted."""
         mu = shift_for(scheduler.config, self._tokens(shape))
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+
+    def attends(self, keys: int, places: int) -> tuple[slice, slice]:
+        """Double and single streams: the text first, then the picture."""
+        return slice(keys - places, None), slice(0, keys - places)
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """By T5, and CLIP's vector."""

@@ -10,7 +10,7 @@ from diffdict.backbones.hub.prompt import Prompt
 class CrossTransformer(Family):
     """PixArt-α and -Σ; α of 1024 px is also told size and shape of its picture."""
 
-    cross = "attn2"
+    cross, tokenizers = "attn2", ("tokenizer",)
 
     @property
     def text(self) -> int | None:
@@ -36,6 +36,10 @@ class CrossTransformer(Family):
             "timestep": as_batch(t, x_t),
             "added_cond_kwargs": sizes,
         }
+
+    def read_text(self, text: str) -> str:
+        """As its pipeline hands it on."""
+        return text.lower().strip()
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """By T5, which says what is padding."""

@@ -6,7 +6,9 @@ from pathlib import Path
 from diffdict.backbones.hub.families.dit import ClassTransformer
 from diffdict.backbones.hub.families.family import Family
 from diffdict.backbones.hub.families.flux import PackedTransformer
+from diffdict.backbones.hub.families.flux2 import PatchTransformer
 from diffdict.backbones.hub.families.pixart import CrossTransformer
+from diffdict.backbones.hub.families.qwen_image import FrameTransformer
 from diffdict.backbones.hub.families.sd3 import JointTransformer
 from diffdict.backbones.hub.families.unet2d import PixelUnet
 from diffdict.backbones.hub.families.unet2d_condition import TextUnet
@@ -19,6 +21,8 @@ FAMILIES: Mapping[str, type[Family]] = {
     "PixArtTransformer2DModel": CrossTransformer,
     "SD3Transformer2DModel": JointTransformer,
     "FluxTransformer2DModel": PackedTransformer,
+    "Flux2Transformer2DModel": PatchTransformer,
+    "QwenImageTransformer2DModel": FrameTransformer,
 }
 
 

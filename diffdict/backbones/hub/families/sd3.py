@@ -12,6 +12,8 @@ from diffdict.backbones.hub.prompt import Prompt
 class JointTransformer(Family):
     """Told the states of three encoders and one vector; a timestep is a thousandth of noise."""
 
+    cross, tokenizers = "attn", ("tokenizer", "tokenizer_3")
+
     @property
     def text(self) -> int | None:
         """Of the encoders' states, T5's width."""
@@ -30,6 +32,10 @@ class JointTransformer(Family):
             "pooled_projections": rows(setting.prompt.pooled, x_t),
             "timestep": as_batch(t, x_t),
         }
+
+    def attends(self, keys: int, places: int) -> tuple[slice, slice]:
+        """Joint layers: the picture first, then the text."""
+        return slice(0, places), slice(places, None)
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """By two CLIPs and T5, without which the pipeline puts zeros."""

@@ -19,7 +19,7 @@ SIZES = 6  # original height and width, top and left of the crop, target height 
 class TextUnet(Family):
     """SDXL where the config says addition_embed_type=text_time, else Stable Diffusion."""
 
-    component, cross = "unet", "attn2"
+    component, cross, tokenizers = "unet", "attn2", ("tokenizer",)
 
     @property
     def divisor(self) -> int:
