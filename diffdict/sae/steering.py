@@ -75,6 +75,7 @@ class Steering:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The map after the edit, in its dtype and layout; the very map where nothing changes."""
+        t = torch.as_tensor(t, device=x.device)
         inside = self._inside(t, len(x))
         if not self.latents or (self.how == "scale" and self.amount == 1) or not inside.any():
             return x
