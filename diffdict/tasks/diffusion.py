@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone
@@ -32,6 +33,9 @@ from diffdict.seeds import entropy
 from diffdict.training.averaged import AveragedTraining
 from diffdict.training.draws import AUGMENT, JUDGE, TRAIN, Draws, draw_noising, spread_shares
 from diffdict.training.epoch import current_epoch
+from diffdict.training.timestep_weights import make_timestep_weights
+
+TIMESTEP = 17  # the family of draws by which weighted timesteps are chosen
 
 
 class Exported(NamedTuple):
@@ -54,6 +58,7 @@ class Diffusion(AveragedTraining):
         warmup_steps: int = 0,
         anneal_steps: int = 0,
         augment: Augment | None = None,
+        timesteps: str = "uniform",
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
@@ -62,6 +67,7 @@ class Diffusion(AveragedTraining):
 
         `ema_rule`: how fast a young average forgets, until its decay has come to `ema_decay`.
         `augment`: changes the pictures, of which a network with `augment_dim` is told.
+        `timesteps`: uniform, or loss_second_moment, which draws those of large losses more often.
         """
         super().__init__(optimizer, ema_decay, ema_rule, warmup_steps, anneal_steps, seed)
         check_denoiser(net, "there is nothing to denoise with")
@@ -72,6 +78,7 @@ class Diffusion(AveragedTraining):
         self.net = net.requires_grad_(True).train()
         self.ema = copy.deepcopy(net).requires_grad_(False).eval()
         self.objective, self.augment = objective, augment
+        self.timestep_weights = make_timestep_weights(timesteps, net.process)
         if compile:
             self.net.compile()
 
@@ -85,8 +92,10 @@ class Diffusion(AveragedTraining):
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         """One batch: the mean loss of its pictures."""
-        epoch = current_epoch(self.trainer)
+        epoch, counts = current_epoch(self.trainer), 1
         t, noise = self.draw(batch, (TRAIN, epoch))
+        if self.timestep_weights is not None:
+            t, counts = self.timestep_weights.draw(self._shares(batch, epoch))
         if self.augment is not None:
             seeds = [entropy(self.seed, AUGMENT, epoch, index) for index in batch["index"].tolist()]
             images, labels = self.augment(batch["image"], seeds)
@@ -94,7 +103,9 @@ class Diffusion(AveragedTraining):
         self.seed_dropout()
         losses = self._losses(self.net, batch, t, noise).loss
         self._window.add(losses.detach(), quarter(self.objective, self.net.process, t))
-        loss = losses.mean()
+        if self.timestep_weights is not None:
+            self._remember(batch["index"], t, losses.detach())
+        loss = (losses * counts).mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(losses))
         return loss
 
@@ -111,6 +122,21 @@ class Diffusion(AveragedTraining):
         indices = batch["index"].tolist()
         words = self.seed, *family
         return draw_noising(batch["image"], indices, self.net.process, self.objective, *words)
+
+    def _shares(self, batch: Mapping, epoch: int) -> Float[Tensor, " batch"]:
+        """A share of [0, 1) for every picture, from (seed, epoch, index) alone."""
+        generator, shares = torch.Generator(), []
+        for index in batch["index"].tolist():
+            generator.manual_seed(entropy(self.seed, TIMESTEP, epoch, index))
+            shares.append(torch.rand((), generator=generator, dtype=torch.float64))
+        return torch.stack(shares).to(batch["image"].device)
+
+    def _remember(self, indices: Tensor, t: Tensor, losses: Tensor) -> None:
+        """The losses of all ranks, in the pictures' order whoever has seen them."""
+        if self.trainer.world_size > 1:
+            indices, t, losses = (self.all_gather(x).flatten() for x in (indices, t, losses))
+        order = indices.argsort()
+        self.timestep_weights.update(t[order], losses[order])
 
     def given(self, net: Denoiser, batch: Mapping) -> Given:
         """What the network is told of a batch."""
