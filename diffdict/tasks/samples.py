@@ -29,6 +29,7 @@ from diffdict.conditions.base import (
     ConditionSource,
     MakesVectors,
     check_condition,
+    check_unconditioned,
 )
 from diffdict.conditions.sources.condition_sheet import condition_sheet
 from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows, write_rows
@@ -107,7 +108,9 @@ class Samples(pl.LightningModule):
         self.condition = condition
         self.maker = representation or (net if isinstance(net, MakesVectors) else None)
         self.rows: ConditionRows | None = None
-        if condition is not None:
+        if condition is None:
+            check_unconditioned(net)
+        else:
             check_condition(net, self.maker)
         check_guidance(guidance, net.drop if condition else None, net.name)
         self.guidance = guidance
