@@ -18,7 +18,9 @@ from PIL import Image
 
 from tests.bad_codes import ROWS as OF_CODES
 from tests.bad_networks import ROWS as OF_NETWORKS
+from tests.bad_representations import ROWS as OF_REPRESENTATIONS
 from tests.bad_settings import SETTINGS
+from tests.bad_steering import ROWS as OF_STEERING
 from tests.bad_words import ROWS
 from tests.doors import open_door
 
@@ -102,6 +104,22 @@ def checkpoints() -> None:
     bomb("bomb.png")
     np.save("vectors.npy", np.zeros((2, 8), dtype=np.float32))
     np.save("whole.npy", np.zeros((2, 8), dtype=np.int64))
+    np.save("nan.npy", np.full((2, 5), np.nan, dtype=np.float32))
+    np.save("rowless.npy", np.zeros((0, 5), dtype=np.float32))
+    np.save("pickled.npy", np.array([{}]), allow_pickle=True)
+    Path("empty.png").touch()
+    noise("tiny.png", size=(6, 6))
+    noise("thin.png", size=(1000, 20))
+
+
+def dictionaries() -> None:
+    """Copies of an export, one of other weights, one without its card."""
+    for name in ("others", "uncarded"):
+        shutil.copytree("sae/dictionary", name)
+    card = Path("others/card.json")
+    sha256 = json.loads(card.read_text())["backbone_sha256"]
+    card.write_text(card.read_text().replace(sha256, "0" * 64))
+    Path("uncarded/card.json").unlink()
 
 
 def stores() -> None:
@@ -146,6 +164,7 @@ def world(tmp_path_factory):
         ("train", "hydra.run.dir=diffusion"),
         ("train ddae", "hydra.run.dir=ddae"),
         ("train pdae", "hydra.run.dir=pdae"),
+        ("train rcdm", "hydra.run.dir=rcdm"),
     ):
         door = setting.split()[0]
         assert open_door(door, [*SETTINGS[setting], *words], folder, Mute()).code == 0
@@ -153,6 +172,7 @@ def world(tmp_path_factory):
     os.chdir(folder)
     pictures()
     checkpoints()
+    dictionaries()
     stores()
     inverted()
     os.chdir(here)
@@ -160,10 +180,13 @@ def world(tmp_path_factory):
     return folder
 
 
+EVERY = [*ROWS, *OF_NETWORKS, *OF_CODES, *OF_STEERING, *OF_REPRESENTATIONS]
+
+
 @pytest.mark.parametrize(
     ("setting", "words", "said"),
-    [(setting, words, said) for setting, words, *said in [*ROWS, *OF_NETWORKS, *OF_CODES]],
-    ids=[f"{setting}: {words}" for setting, words, *_ in [*ROWS, *OF_NETWORKS, *OF_CODES]],
+    [(setting, words, said) for setting, words, *said in EVERY],
+    ids=[f"{setting}: {words}" for setting, words, *_ in EVERY],
 )
 def test_a_mistake_is_one_line_that_names_the_way_out(world, capfd, setting, words, said):
     door = setting.split()[-1] if setting.startswith("bare") else setting.split()[0]
