@@ -5,6 +5,8 @@ from functools import partial
 import pytest
 import torch
 
+from diffdict.diffusion.objectives import Objective, interpret
+from diffdict.diffusion.schedules import make_schedule
 from diffdict.errors import UserError
 from diffdict.sae.relu import Relu
 from diffdict.sae.steering import TILE, Steering, mask_shares, number_above, rivals_of
@@ -138,6 +140,28 @@ def test_one_row_is_moved_in_closed_form():
     x = torch.tensor([[3.0, 5], [-1, 4]]).T[None, :, :, None]
     moved = Steering(sae, [0], amount=-2.0)(x, torch.tensor([7]))
     assert torch.equal(moved[0, :, :, 0].T, torch.tensor([[-6.0, 5], [-1, 4]]))
+
+
+def test_what_a_linear_network_predicts_moves_as_it_is_reckoned(learned, tokens):
+    """Through a linear network the edit's effect on x0 is known in closed form."""
+    sae, x_t, t = learned("topk"), torch.randn(2, 3, 4, 4), torch.tensor([7, 7])
+    into, out = torch.randn(D, 3), torch.randn(3, D)
+    schedule, reading = make_schedule("linear", 100), Objective("eps", "fixed_small")
+
+    def x0_of(edit=None):
+        h = 5 + torch.einsum("dc,bchw->bdhw", into, x_t)
+        h = h if edit is None else edit(h, t)
+        eps = torch.einsum("cd,bdhw->bchw", out, h)
+        return interpret(reading, schedule, eps, x_t, t).x0
+
+    rows = 5 + torch.einsum("dc,bchw->bhwd", into, x_t).reshape(-1, D)
+    codes = sae.encode(rows)[:, SOME]
+    moved = -3 * codes @ sae.dictionary[SOME] / sae.token_scale @ out.T
+    assert moved.abs().max() > 0
+    share = float((1 / schedule.alphas_cumprod[7] - 1) ** 0.5)
+    wanted = -share * moved.view(2, 4, 4, 3).permute(0, 3, 1, 2)
+    steered = x0_of(Steering(sae, SOME, amount=-2)) - x0_of()
+    torch.testing.assert_close(steered, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_dtype_and_layout_stay_as_the_network_has_them(learned, tokens):
