@@ -102,10 +102,13 @@ def check_condition(net: Denoiser, maker: MakesVectors | None) -> None:
 
 
 def check_unconditioned(net: Denoiser) -> None:
-    """A network that is told vectors draws without one only what it has learned without one."""
-    if net.condition.width is None:
+    """An RCDM draws without a vector only what it has learned without one.
+
+    A PDAE without a code is the diffusion network that it was learned on.
+    """
+    if net.condition.width is None or not net.condition.optional:
         return
-    if not net.condition.optional or not net.drop:
+    if not net.drop:
         raise UserError(
             f"{net.name} has learned no picture without its vector, so it is drawn from one: "
             "condition=pictures, or a network that was trained with model.drop=0.1"

@@ -11,6 +11,7 @@ dropout leaves out belongs to (seed, batch, rank): a resumed run leaves out the 
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,10 @@ from diffdict.seeds import entropy
 from diffdict.training.averaged import AveragedTraining
 from diffdict.training.draws import AUGMENT, JUDGE, TRAIN, Draws, draw_noising, spread_shares
 from diffdict.training.epoch import current_epoch
-from diffdict.training.timestep_weights import make_timestep_weights
+from diffdict.training.timestep_weights import SECOND_MOMENT, UNIFORM, make_timestep_weights
 
 TIMESTEP = 17  # the family of draws by which weighted timesteps are chosen
+REMEMBERED = "timestep_weights"  # below this a checkpoint holds what weighs them
 
 
 class Exported(NamedTuple):
@@ -163,6 +165,16 @@ class Diffusion(AveragedTraining):
         for name, values in (("loss", losses.loss), ("mse", losses.mse)):
             self.log(f"{split}/{name}", values.mean(), batch_size=len(t), sync_dist=True)
         return Draws(t, noise), losses
+
+    def check_checkpoint(self, path: Path, content: Mapping) -> None:
+        """A run goes on drawing timesteps as it began."""
+        theirs = any(key.startswith(f"{REMEMBERED}.") for key in content["state_dict"])
+        if theirs != (self.timestep_weights is not None):
+            before, now = (SECOND_MOMENT if one else UNIFORM for one in (theirs, not theirs))
+            raise UserError(
+                f"ckpt_path={path} was learned with model.timesteps={before}, here it is {now}: "
+                f"resume with {before}, or start anew without ckpt_path="
+            )
 
     def exported(self) -> Exported:
         """The network that is handed on, and what its file says of it beside its flags."""

@@ -80,6 +80,7 @@ class Rcdm(Diffusion):
 
     def check_checkpoint(self, path: Path, content: Mapping) -> None:
         """A run goes on with the representation that it began with."""
+        super().check_checkpoint(path, content)
         theirs = (content.get("facts") or {}).get("representation") or {}
         for key, what in (("name", "the representation"), ("sha256", "weights")):
             if key in theirs and theirs[key] != self.representation[key]:

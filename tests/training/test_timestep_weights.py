@@ -72,6 +72,11 @@ def test_what_is_remembered_goes_on_where_it_stopped(tmp_path):
     assert int(whole.timestep_weights.counts.sum()) == 20
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+    kept = tmp_path / "broken/step=3.ckpt"
+    content = torch.load(kept, weights_only=True)
+    weighted().check_checkpoint(kept, content)
+    with pytest.raises(UserError, match=r"model\.timesteps=loss_second_moment, here it is uniform"):
+        model().check_checkpoint(kept, content)
 
 
 def test_what_cannot_be_weighed():
