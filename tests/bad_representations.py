@@ -12,7 +12,6 @@ ROWS = [
         "data.vectors=live",
     ),
     ("train rcdm", "backbone.checkpoint=rcdm/last.ckpt representation.grid=2", "width 5", "20"),
-    ("train rcdm", "backbone=ddae_small", "takes no vector", "backbone=toy_rcdm"),
     (
         "train rcdm",
         "ckpt_path=rcdm/last.ckpt representation.pool=max trainer.max_steps=3",

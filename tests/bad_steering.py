@@ -44,7 +44,12 @@ ROWS = [
         for said in [("pictures are 32×32", "dataset.image_size=16")]
     ),
     ("evaluate", "task=substitution dictionary=mlp", "mlp is no dictionary", "dictionary"),
-    ("evaluate", "task=substitution dictionary=sae timestep=5000", "got 5000", "0 and 999"),
+    (
+        "evaluate",
+        "task=substitution dictionary=sae dataset.image_size=16 timestep=5000",
+        "got 5000",
+        "0 and 999",
+    ),
     ("evaluate", "task=substitution dictionary=sae block=9", "got block=9", "block=1"),
     ("evaluate", "task=lifetimes dictionary=sae timestep=[]", "got []", "timestep=50"),
     ("evaluate", "task=substitution dictionary=others", "000000000000…", "right weights"),

@@ -176,9 +176,12 @@ class Diffusion(AveragedTraining):
                 f"resume with {before}, or start anew without ckpt_path="
             )
 
-    def exported(self) -> Exported:
-        """The network that is handed on, and what its file says of it beside its flags."""
-        return Exported(self.ema, {})
+    def exported(self, average: nn.Module | None = None) -> Exported:
+        """The network that is handed on, and what its file says of it beside its flags.
+
+        `average`: another one than the task's own.
+        """
+        return Exported(self.ema if average is None else average, {})
 
 
 def check_augment(augment: Augment | None, net: Denoiser) -> None:

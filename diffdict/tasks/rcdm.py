@@ -161,9 +161,9 @@ class Rcdm(Diffusion):
             }
         self.log_dict(figures, rank_zero_only=False, sync_dist=False)
 
-    def exported(self) -> Exported:
+    def exported(self, average: nn.Module | None = None) -> Exported:
         """The average network for raw vectors, and the representation that it knows."""
-        net = copy.deepcopy(self.ema)
+        net = copy.deepcopy(self.ema if average is None else average)
         folded = self.folded(net.ssl_emb)
         net.ssl_emb.load_state_dict(folded)
         return Exported(net, {key: str(value) for key, value in self.learned_with().items()})

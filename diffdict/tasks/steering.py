@@ -38,7 +38,13 @@ from diffdict.tasks.interventions.chains import check_invertible, check_picture_
 from diffdict.tasks.interventions.judge import Opener
 from diffdict.tasks.interventions.region import Region
 from diffdict.tasks.interventions.steered_latents import SteeringRequest, open_steered
-from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
+from diffdict.tasks.sampling.sample_folder import (
+    SampleFolder,
+    check_clipping,
+    check_finite,
+    check_noise_start,
+    say,
+)
 
 RECORD = "steering.json"
 LEAST_DB = 25  # of pictures inverted and drawn again
@@ -99,6 +105,8 @@ class SteeredPairs(pl.LightningModule):
         self.steered = nn.ModuleList(open_steered(dictionary, net, asked, **places))
         self.changes, self.net = self.steered[0].changes, self.steered[0].studied.net
         check_clipping(self.net, sampler)
+        if level is None:
+            check_noise_start(sampler)
         self.net.requires_grad_(False).eval()
         self.sampler, self.objective = sampler, objective
         self.how, self.seed, self.label = how, seed, label
