@@ -61,6 +61,10 @@ SETTINGS = {  # what stands before the words of a row
         *("backbone@seer=pixels", "data.vectors=live", "trainer.max_steps=2"),
         *("data.batch_size=2", "data.num_workers=0", "callbacks.samples=null"),
     ],
+    "extract rcdm": [
+        *(*QUIET, "task=samples", "backbone=rcdm", *NET[:-1], "backbone.checkpoint=rcdm/last.ckpt"),
+        *("dataset=toy_faces", *FACES, "backbone@seer=pixels", "sampler.respacing=ddim2"),
+    ],
     "extract encoder": [*QUIET, "task=vectors", *FACES, "representation.checkpoint=null"],
     "extract codes": [*QUIET, "task=vectors", *FACES, "representation=codes"],
     "extract vectors": [

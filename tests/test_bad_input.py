@@ -20,9 +20,11 @@ from tests.bad_codes import ROWS as OF_CODES
 from tests.bad_codes import write_codes
 from tests.bad_kinds import ROWS as OF_KINDS
 from tests.bad_networks import ROWS as OF_NETWORKS
+from tests.bad_representations import ROWS as OF_REPRESENTATIONS
 from tests.bad_sets import ROWS as OF_SETS
 from tests.bad_sets import write_sets
 from tests.bad_settings import SETTINGS
+from tests.bad_steering import ROWS as OF_STEERING
 from tests.bad_words import ROWS
 from tests.doors import open_door
 
@@ -37,7 +39,7 @@ def tree(folder: Path) -> dict[str, int]:
     return found
 
 
-ALL = [*ROWS, *OF_NETWORKS, *OF_SETS, *OF_CODES, *OF_KINDS]
+ALL = [*ROWS, *OF_NETWORKS, *OF_SETS, *OF_CODES, *OF_KINDS, *OF_STEERING, *OF_REPRESENTATIONS]
 RECORD = re.compile(  # what Hydra and the CSV logger write of a run before it begins
     r"(outputs|multirun)(/[\d-]+(/[\d-]+(/\d)?(/\.hydra(/(config|hydra|overrides)\.yaml)?"
     r"|/hparams\.yaml|/multirun\.yaml)?)?)?"
@@ -107,6 +109,22 @@ def checkpoints() -> None:
     bomb("bomb.png")
     np.save("vectors.npy", np.zeros((2, 8), dtype=np.float32))
     np.save("whole.npy", np.zeros((2, 8), dtype=np.int64))
+    np.save("nan.npy", np.full((2, 5), np.nan, dtype=np.float32))
+    np.save("rowless.npy", np.zeros((0, 5), dtype=np.float32))
+    np.save("pickled.npy", np.array([{}]), allow_pickle=True)
+    Path("empty.png").touch()
+    noise("tiny.png", size=(6, 6))
+    noise("thin.png", size=(1000, 20))
+
+
+def dictionaries() -> None:
+    """Copies of an export, one of other weights, one without its card."""
+    for name in ("others", "uncarded"):
+        shutil.copytree("sae/dictionary", name)
+    card = Path("others/card.json")
+    sha256 = json.loads(card.read_text())["backbone_sha256"]
+    card.write_text(card.read_text().replace(sha256, "0" * 64))
+    Path("uncarded/card.json").unlink()
 
 
 def stores() -> None:
@@ -151,6 +169,7 @@ def world(tmp_path_factory):
         ("train", "hydra.run.dir=diffusion"),
         ("train ddae", "hydra.run.dir=ddae"),
         ("train pdae", "hydra.run.dir=pdae"),
+        ("train rcdm", "hydra.run.dir=rcdm"),
     ):
         door = setting.split()[0]
         assert open_door(door, [*SETTINGS[setting], *words], folder, Mute()).code == 0
@@ -160,6 +179,7 @@ def world(tmp_path_factory):
     write_sets()
     checkpoints()
     write_codes()
+    dictionaries()
     stores()
     inverted()
     os.chdir(here)

@@ -16,20 +16,32 @@ from diffdict.errors import UserError
 
 SIZE = 299  # side to which all pictures are resized
 CLASSES = 1008  # rows of the classifier in the published file, which FID does not use
-SHAPES = {64: (64, 73, 73), 192: (192, 35, 35), 768: (768, 17, 17), 2048: (2048, 1, 1)}
+SPATIAL = "spatial"  # what sFID compares: the first channels of Mixed_6d, place by place
+SPATIAL_CHANNELS = 7
+SHAPES = {
+    64: (64, 73, 73),
+    192: (192, 35, 35),
+    SPATIAL: (SPATIAL_CHANNELS * 17**2, 1, 1),
+    768: (768, 17, 17),
+    2048: (2048, 1, 1),
+}
 STAGES = {  # what leads to each block, by the original's names
     64: ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "pool"),
     192: ("Conv2d_3b_1x1", "Conv2d_4a_3x3", "pool"),
-    768: (
+    SPATIAL: (
         *("Mixed_5b", "Mixed_5c", "Mixed_5d"),
-        *("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+        *("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d"),
     ),
+    768: ("Mixed_6e",),
     2048: ("Mixed_7a", "Mixed_7b", "Mixed_7c", "mean"),
 }
 
 
 class Inception(Backbone):
-    """Blocks are pytorch-fid's, by their channels; 2048 is the vector that FID compares."""
+    """Blocks are pytorch-fid's, by their channels; 2048 is the vector that FID compares.
+
+    `spatial` is that of sFID (Nash et al. 2021), in the order of published statistics.
+    """
 
     def __init__(
         self, *, image_size: int = SIZE, name: str = "inception", checkpoint: str | None = None
@@ -74,7 +86,7 @@ class Inception(Backbone):
             for stage in stages:
                 x = self._stage(stage, x)
             if block in wanted:
-                maps[block] = x
+                maps[block] = spatial(x) if block == SPATIAL else x
             if block == wanted[-1]:
                 break
         return maps
@@ -83,11 +95,20 @@ class Inception(Backbone):
         """The vector that FID compares, of pictures in [-1, 1]."""
         return self.features(images, blocks=[2048])[2048].flatten(1)
 
+    def class_shares(self, vectors: Float[Tensor, "batch 2048"]) -> Float[Tensor, "batch classes"]:
+        """The probability of each of its classes, without the classifier's bias, as published."""
+        return F.linear(vectors.to(self.fc.weight.dtype), self.fc.weight).softmax(1)
+
     def _stage(self, name: str, x: Tensor) -> Tensor:
         """A layer by its name, or one of the two without weights."""
         if name == "pool":
             return F.max_pool2d(x, 3, 2)
         return x.mean((2, 3), keepdim=True) if name == "mean" else getattr(self, name)(x)
+
+
+def spatial(x: Float[Tensor, "batch channels 17 17"]) -> Float[Tensor, "batch _ 1 1"]:
+    """Row after row, the channels of each place together."""
+    return x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)[:, :, None, None]
 
 
 @no_type_check

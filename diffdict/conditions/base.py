@@ -86,6 +86,12 @@ def check_condition(net: Denoiser, maker: MakesVectors | None) -> None:
             f"{net.name} is told no vector, so it draws from noise alone: condition=none, or a "
             "network that is told one (backbone=pdae, backbone=rcdm)"
         )
+    if maker is not None and maker.dim != net.condition.width:
+        raise UserError(
+            f"{net.name} is told vectors of width {net.condition.width}, {maker.name} gives "
+            f"{maker.dim}: representation= as in the training (representation.part=head where it "
+            "was a head), or weights that learned with this one"
+        )
     known = net.learned_with.get("representation_sha256")
     if maker is not None and known not in (None, maker.sha256):
         name = net.learned_with.get("representation_name", "another")
@@ -93,6 +99,21 @@ def check_condition(net: Denoiser, maker: MakesVectors | None) -> None:
             f"{net.name} learned with the vectors of {name} ({known[:12]}…), and {maker.name} is "
             f"{maker.sha256[:12]}…: say representation= and its settings as in the training"
         )
+
+
+def check_unconditioned(net: Denoiser) -> None:
+    """An RCDM draws without a vector only what it has learned without one.
+
+    A PDAE without a code is the diffusion network that it was learned on.
+    """
+    if net.condition.width is None or not net.condition.optional:
+        return
+    if not net.drop:
+        raise UserError(
+            f"{net.name} has learned no picture without its vector, so it is drawn from one: "
+            "condition=pictures, or a network that was trained with model.drop=0.1"
+        )
+    print(f"{net.name} is told no vector: it learned {net.drop:.0%} of its pictures so")
 
 
 def check_maker(maker: MakesVectors | None) -> MakesVectors:

@@ -77,7 +77,8 @@ class ManipulatedVectors(ChosenPictures):
         crowd = self.crowd.vectors(maker, width, device)
         found = common(crowd, own, self.k, self.n_common, self.floor)
         self._check_found(found, width, crowd, made)
-        self._tables = self._found_tables(maker, found, own, target)
+        counts = presence(crowd, found.neighbours, self.floor)
+        self._tables = self._found_tables(maker, found, counts, own, target)
         kinds = [own, replaced(own, found.dimensions), replaced(own, found.dimensions, target)]
         rows, own_places = range(self.number), [row % self.each for row in range(self.number)]
         return ConditionRows(
@@ -129,7 +130,7 @@ class ManipulatedVectors(ChosenPictures):
                 )
 
     def _found_tables(
-        self, maker: MakesVectors, found: "Common", own: Tensor, target: Tensor
+        self, maker: MakesVectors, found: "Common", counts: Tensor, own: Tensor, target: Tensor
     ) -> dict[str, list[dict[str, str | int | float]]]:
         names = self.crowd.names()
         latents = maker.latents if isinstance(maker, PooledCodes) else None
@@ -142,7 +143,7 @@ class ManipulatedVectors(ChosenPictures):
                 "target": float(target[dimension]),
             }
             for dimension, count in zip(
-                found.dimensions.tolist(), found.present[found.dimensions].tolist(), strict=True
+                found.dimensions.tolist(), counts[found.dimensions].tolist(), strict=True
             )
         ]
         neighbours = [
@@ -157,7 +158,6 @@ class Common(NamedTuple):
 
     neighbours: Int[Tensor, " k"]  # nearest first
     dimensions: Int[Tensor, " common"]  # present in more than n_common of them
-    present: Int[Tensor, " d"]  # in how many of them each dimension is
 
 
 def common(
@@ -178,8 +178,15 @@ def common(
     lengths = vectors.norm(dim=1, keepdim=True)
     unit = vectors / torch.where(lengths > 0, lengths, 1)
     neighbours = nearest(unit, query.to(unit.dtype), k)[0]
-    present = (vectors[neighbours].abs() > floor * vectors.abs().amax(0)).sum(0)
-    return Common(neighbours, (present > n_common).nonzero()[:, 0], present)
+    present = presence(vectors, neighbours, floor)
+    return Common(neighbours, (present > n_common).nonzero()[:, 0])
+
+
+def presence(
+    vectors: Float[Tensor, "n d"], neighbours: Int[Tensor, " k"], floor: float | int = 0.0
+) -> Int[Tensor, " d"]:
+    """In how many of the neighbours each dimension is present."""
+    return (vectors[neighbours].abs() > floor * vectors.abs().amax(0)).sum(0)
 
 
 def check_common(k: int, n_common: int, floor: float | int) -> None:

@@ -136,7 +136,10 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"condition.path={path} is neither a picture nor a folder of pictures")
+        raise UserError(
+            f"condition.path={path} is neither a picture nor a folder of pictures: name one, or "
+            "null for those of the data set"
+        )
     found = [path / name for name in list_pictures(list_files(path))]
     if not found:
         raise UserError(f"condition.path={path} holds no pictures: name a folder that does")

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from diffdict.data.archives.sampled import open_samples
+from diffdict.data.archives.sampled import open_samples, sampled_condition
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.images import EvaluationLoader, ImageDataModule
 from diffdict.errors import UserError, at_least
@@ -67,8 +67,13 @@ class ComparedPictures(ImageDataModule):
 
     @cached_property
     def learned(self) -> dict[str, str | int] | None:
-        """The training pictures that attributes are learned from, where there are enough."""
-        if self.learned_pictures == 0 or not self.split(self.test_split).attributes:
+        """The training pictures that attributes are learned from, where there are enough.
+
+        Samples of latents that were switched have no source whose attributes they might keep.
+        """
+        if self.learned_pictures == 0 or sampled_condition(self.path) == "latents":
+            return None
+        if not self.split(self.test_split).attributes:
             return None
         pictures = self.split("train")
         number = min(len(pictures), self.learned_pictures or len(pictures))

@@ -12,7 +12,12 @@ from diffdict.reports.sweeps.collected import Collected
 from diffdict.results.folders import Runs, tables_of_run
 from diffdict.results.tables import Row, as_csv, print_rows
 
-PREDICTORS = {"iou": "IoU with tokens", "excess": "excess", "one_pass": "effect in one pass"}
+PREDICTORS = {
+    "iou": "IoU with tokens",
+    "excess": "excess",
+    "average_precision": "average precision",
+    "one_pass": "effect in one pass",
+}
 EDITS = {
     "latents": "its latents",
     "direction": "random direction, as long",
@@ -35,9 +40,10 @@ class CausalityCharts:
     def collect(self, runs: Runs) -> Collected:
         """Draws what these runs have, and prints how well each predictor orders."""
         shown = [run for run in runs.finished if run.task in ("screening", "causality")]
-        tables = [tables_of_run(run) for run in shown]
-        pairs = [row for contents in tables for row in contents.get("screening", ())]
-        effects = [row for contents in tables for row in contents.get("effects", ())]
+        pairs, effects = (
+            [row for run in shown if run.task == task for row in tables_of_run(run).get(name, ())]
+            for task, name in (("screening", "latents"), ("causality", "effects"))
+        )
         if not pairs and not effects:
             raise UserError(
                 "report=causality shows runs of task=screening and task=causality, and none of "

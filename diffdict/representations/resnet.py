@@ -88,8 +88,10 @@ class ResNetVector(Representation):
 
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """The vector of every picture in [-1, 1]: as they are, but SwAV's in ImageNet's colours."""
-        self.check_pictures(images)
+        """The vector of every picture in [-1, 1]: as they are, but SwAV's in ImageNet's colours.
+
+        The mean over the last map takes any side; what stores and conditions show is `image_size`.
+        """
         images = normalised(images) if self.kind == "swav" else images
         pooled = self.trunk(images.to(self.trunk.conv1.weight.dtype)).mean((2, 3))
         return pooled if self.head is None else self.head(pooled)

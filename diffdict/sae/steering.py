@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae
+from diffdict.sae.selection import number_above
 
 HOW = ("scale", "clamp", "add")
 ROUNDING = 1e-4  # by which a product over some latents may differ from that over all
@@ -75,6 +76,7 @@ class Steering:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """The map after the edit, in its dtype and layout; the very map where nothing changes."""
+        t = torch.as_tensor(t, device=x.device)
         inside = self._inside(t, len(x))
         if not self.latents or (self.how == "scale" and self.amount == 1) or not inside.any():
             return x
@@ -110,7 +112,7 @@ class Steering:
         inside, sae = weights != 0, self.sae
         if sae.ranked is None or self.how != "scale":
             return inside
-        asked = torch.cat([self.index, self.rivals[0]]) if self.rivals else self.index
+        asked = torch.cat([self.index, self.rivals])
         rows = sae.W_enc[asked].float() * sae.token_scale
         offset = sae.b_enc[asked].float() - rows @ (sae.mean + sae.input_centre / sae.token_scale)
         pre = torch.baddbmm(
@@ -120,7 +122,7 @@ class Steering:
         margin = ROUNDING * (own.abs().amax() + offset.abs().amax())
         largest = own.amax(1)
         able = largest > -margin
-        if self.rivals:
+        if len(self.rivals):
             able &= number_above(others, largest[:, None] + margin, 1) < sae.ranked
         return inside & able.flatten()
 
@@ -145,22 +147,19 @@ class Steering:
     def active_codes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
         """The steered latents' codes at inference, of the tokens at which any is active.
 
-        Where latents compete, tokens are looked at whole only where fewer than k others exceed the
-        largest of the steered latents: these are counted, the most frequent first.
+        Where latents compete, a token's pre-activations are all computed, and how many exceed the
+        steered ones is counted: nothing is sorted.
         """
         sae, index = self.sae, self.index
-        pre = sae.pre(tokens, index).to(sae.W_dec.dtype)
+        own = sae.pre(tokens, index).to(sae.W_dec.dtype)
         if sae.ranked is None:
-            codes = sae.activate(pre, index)
+            codes = sae.activate(own, index)
             at = codes.ne(0).any(1).nonzero()[:, 0]
             return CodeChanges(at, codes[at])
-        largest = pre.amax(1)
-        at, above = (largest > 0).nonzero()[:, 0], torch.zeros(len(tokens), device=tokens.device)
-        for some in self.rivals:
-            bound = largest[at, None] * (1 + ROUNDING)
-            above[at] += number_above(sae.pre(tokens[at], some).to(bound.dtype), bound, 1)
-            at = at[above[at] < sae.ranked]
-        return CodeChanges(at, sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index])
+        at = own.gt(0).any(1).nonzero()[:, 0]
+        codes = sae.codes_of(sae.pre(tokens[at]).to(sae.W_dec.dtype), index)
+        active = codes.ne(0).any(1)
+        return CodeChanges(at[active], codes[active])
 
     def _rows(self, t: Tensor, number: int) -> Tensor:
         """What `add` adds to each of these tokens: rows, or their parts of the nearest timestep."""
@@ -237,19 +236,10 @@ def mask_shares(mask: Tensor, size: tuple[int, int, int]) -> Float[Tensor, "pict
     return shares.expand(pictures, -1, -1)
 
 
-def number_above(values: Tensor, bound: Tensor, dim: int) -> Tensor:
-    """How many of the values exceed the bound, at least: those that equal it count half."""
-    return (values.shape[dim] + (values - bound).sign_().sum(dim)).div(2).floor()
-
-
-def rivals_of(sae: Sae) -> list[Int64[Tensor, " some"]]:
-    """All latents where they compete, the most frequent first, in parts that double."""
-    if sae.ranked is None or sae.ranked >= sae.latents:
-        return []
-    order, ends = sae.frequency.argsort(descending=True, stable=True), [FIRST * sae.ranked]
-    while ends[-1] < sae.latents:
-        ends.append(2 * ends[-1])
-    return list(order.tensor_split(ends[:-1]))
+def rivals_of(sae: Sae) -> Int64[Tensor, " some"]:
+    """The most frequent latents where they compete; none where they do not."""
+    some = 0 if sae.ranked is None or sae.ranked >= sae.latents else FIRST * sae.ranked
+    return sae.frequency.argsort(descending=True, stable=True)[:some]
 
 
 def _units(unit: object, index: Tensor, dtype: torch.dtype) -> Float[Tensor, " chosen"]:

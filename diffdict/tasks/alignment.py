@@ -18,6 +18,7 @@ from diffdict.errors import UserError
 from diffdict.features.codes.studied_dictionary import StudiedDictionary, open_studied
 from diffdict.metrics.matching import CodeCorrelation, MatchedLatents, matched_latents
 from diffdict.results.tables import Row
+from diffdict.tasks.interventions.chains import check_picture_size
 from diffdict.tasks.substitution import check_encoding
 
 SAME, OTHER = "same", "other"  # codes at the same places; of other pictures
@@ -33,10 +34,12 @@ class Alignment(pl.LightningModule):
         *,
         name: str | None = None,
         same_seed: bool = False,
+        image_size: int | None = None,
         seed: int = 0,
     ) -> None:
         """`name`: of several dictionaries of a run, which. `same_seed`: compares those that began
-        from one seed too, whose latents are alike from the start."""
+        from one seed too, whose latents are alike from the start. `image_size` is that of the
+        pictures."""
         super().__init__()
         self.paths = [dictionary] if isinstance(dictionary, str) else list(map(str, dictionary))
         if len(self.paths) < 2:
@@ -45,6 +48,7 @@ class Alignment(pl.LightningModule):
                 "dictionary=[outputs/a,outputs/b]"
             )
         self.seed = seed
+        check_picture_size(image_size, net.image_size, net.name)
         self.studied = [open_studied(path, net, name) for path in self.paths]
         for each in self.studied:
             check_encoding(each, "task=alignment")

@@ -149,6 +149,7 @@ class Causality(pl.LightningModule):
         if self.pictures is not None:
             labelled = self.pictures(split="train")
             check_same_classes(labelled, self.class_names)
+            check_picture_size(labelled.image_size, self.net.image_size, self.net.name)
             self.palette = labelled.palette
             self.differences = class_differences(
                 self.studied, labelled, self.labelled_pictures, self.seed + 1
@@ -323,6 +324,8 @@ def chosen_classes(
     """The classes to be measured, with their latents."""
     known.require()
     asked = [concept] if isinstance(concept, str) else concept
+    if asked == []:
+        raise UserError("concept=[] measures nothing: concept=mouth, or null for every class")
     if asked is None:
         asked = [name for name, row in known.rows.items() if row["excess"]]
     strangers = [name for name in asked if name in known.rows and name not in class_names]

@@ -11,9 +11,11 @@ dropout leaves out belongs to (seed, batch, rank): a resumed run leaves out the 
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdict.backbones.base import Backbone
@@ -32,6 +34,10 @@ from diffdict.seeds import entropy
 from diffdict.training.averaged import AveragedTraining
 from diffdict.training.draws import AUGMENT, JUDGE, TRAIN, Draws, draw_noising, spread_shares
 from diffdict.training.epoch import current_epoch
+from diffdict.training.timestep_weights import SECOND_MOMENT, UNIFORM, make_timestep_weights
+
+TIMESTEP = 17  # the family of draws by which weighted timesteps are chosen
+REMEMBERED = "timestep_weights"  # below this a checkpoint holds what weighs them
 
 
 class Exported(NamedTuple):
@@ -54,6 +60,7 @@ class Diffusion(AveragedTraining):
         warmup_steps: int = 0,
         anneal_steps: int = 0,
         augment: Augment | None = None,
+        timesteps: str = "uniform",
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
@@ -62,6 +69,7 @@ class Diffusion(AveragedTraining):
 
         `ema_rule`: how fast a young average forgets, until its decay has come to `ema_decay`.
         `augment`: changes the pictures, of which a network with `augment_dim` is told.
+        `timesteps`: uniform, or loss_second_moment, which draws those of large losses more often.
         """
         super().__init__(optimizer, ema_decay, ema_rule, warmup_steps, anneal_steps, seed)
         check_denoiser(net, "there is nothing to denoise with")
@@ -72,6 +80,7 @@ class Diffusion(AveragedTraining):
         self.net = net.requires_grad_(True).train()
         self.ema = copy.deepcopy(net).requires_grad_(False).eval()
         self.objective, self.augment = objective, augment
+        self.timestep_weights = make_timestep_weights(timesteps, net.process)
         if compile:
             self.net.compile()
 
@@ -85,8 +94,10 @@ class Diffusion(AveragedTraining):
 
     def training_step(self, batch: Mapping, batch_idx: int) -> Tensor:
         """One batch: the mean loss of its pictures."""
-        epoch = current_epoch(self.trainer)
+        epoch, counts = current_epoch(self.trainer), 1
         t, noise = self.draw(batch, (TRAIN, epoch))
+        if self.timestep_weights is not None:
+            t, counts = self.timestep_weights.draw(self._shares(batch, epoch))
         if self.augment is not None:
             seeds = [entropy(self.seed, AUGMENT, epoch, index) for index in batch["index"].tolist()]
             images, labels = self.augment(batch["image"], seeds)
@@ -94,7 +105,9 @@ class Diffusion(AveragedTraining):
         self.seed_dropout()
         losses = self._losses(self.net, batch, t, noise).loss
         self._window.add(losses.detach(), quarter(self.objective, self.net.process, t))
-        loss = losses.mean()
+        if self.timestep_weights is not None:
+            self._remember(batch["index"], t, losses.detach())
+        loss = (losses * counts).mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(losses))
         return loss
 
@@ -111,6 +124,21 @@ class Diffusion(AveragedTraining):
         indices = batch["index"].tolist()
         words = self.seed, *family
         return draw_noising(batch["image"], indices, self.net.process, self.objective, *words)
+
+    def _shares(self, batch: Mapping, epoch: int) -> Float[Tensor, " batch"]:
+        """A share of [0, 1) for every picture, from (seed, epoch, index) alone."""
+        generator, shares = torch.Generator(), []
+        for index in batch["index"].tolist():
+            generator.manual_seed(entropy(self.seed, TIMESTEP, epoch, index))
+            shares.append(torch.rand((), generator=generator, dtype=torch.float64))
+        return torch.stack(shares).to(batch["image"].device)
+
+    def _remember(self, indices: Tensor, t: Tensor, losses: Tensor) -> None:
+        """The losses of all ranks, in the pictures' order whoever has seen them."""
+        if self.trainer.world_size > 1:
+            indices, t, losses = (self.all_gather(x).flatten() for x in (indices, t, losses))
+        order = indices.argsort()
+        self.timestep_weights.update(t[order], losses[order])
 
     def given(self, net: Denoiser, batch: Mapping) -> Given:
         """What the network is told of a batch."""
@@ -138,9 +166,22 @@ class Diffusion(AveragedTraining):
             self.log(f"{split}/{name}", values.mean(), batch_size=len(t), sync_dist=True)
         return Draws(t, noise), losses
 
-    def exported(self) -> Exported:
-        """The network that is handed on, and what its file says of it beside its flags."""
-        return Exported(self.ema, {})
+    def check_checkpoint(self, path: Path, content: Mapping) -> None:
+        """A run goes on drawing timesteps as it began."""
+        theirs = any(key.startswith(f"{REMEMBERED}.") for key in content["state_dict"])
+        if theirs != (self.timestep_weights is not None):
+            before, now = (SECOND_MOMENT if one else UNIFORM for one in (theirs, not theirs))
+            raise UserError(
+                f"ckpt_path={path} was learned with model.timesteps={before}, here it is {now}: "
+                f"resume with {before}, or start anew without ckpt_path="
+            )
+
+    def exported(self, average: nn.Module | None = None) -> Exported:
+        """The network that is handed on, and what its file says of it beside its flags.
+
+        `average`: another one than the task's own.
+        """
+        return Exported(self.ema if average is None else average, {})
 
 
 def check_augment(augment: Augment | None, net: Denoiser) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffdict import files
 from diffdict.backbones.base import Backbone
+from diffdict.backbones.inception import CLASSES, SPATIAL, Inception
 from diffdict.errors import UserError, at_least
 from diffdict.features.locations import Blocks, Timesteps
 from diffdict.features.noise import Noise
@@ -21,6 +22,8 @@ from diffdict.features.passes import Passes
 from diffdict.features.pooled import pooled_vectors
 from diffdict.features.store.shards import Stream
 from diffdict.metrics.frechet import FeatureStatistics, Statistics, frechet_distance
+from diffdict.metrics.manifold import precision_recall
+from diffdict.metrics.samples.inception_score import InceptionScore
 from diffdict.metrics.samples.kernel_distance import ChosenRows, kernel_distance
 from diffdict.results.inputs.feature_statistics import (
     StatisticsFile,
@@ -29,6 +32,9 @@ from diffdict.results.inputs.feature_statistics import (
 )
 
 OF_NETWORK = ("backbone_sha256", "block", "timestep", "noise")  # what makes features comparable
+
+SCORED = 2048  # the block whose classes Inception's score is of
+BALL = 3  # the neighbour that a ball of precision and recall reaches to, as published
 
 BIASED = (
     "{fewest} pictures are no more than the {dim} values of a vector: their covariance lacks "
@@ -59,7 +65,8 @@ class Fid(pl.LightningModule):
         """`real`, `sampled`: what tells the sets apart; the real one is None with `statistics`.
 
         `statistics`: a file instead of the real pictures. `root`: below it those of the real ones
-        are kept. `kernel_pictures` of each set are compared by the kernel distance too; 0: none.
+        are kept. `kernel_pictures` of each set are compared by the kernel distance and by precision
+        and recall too; 0: none. Of Inception's own vectors there is its score as well.
         """
         super().__init__()
         at_least(0, "model", kernel_pictures=kernel_pictures)
@@ -81,6 +88,8 @@ class Fid(pl.LightningModule):
             nn.ModuleList(ChosenRows(pictures, kernel_pictures) for _ in self.cells)
             for pictures in (number, sampled["pictures"])
         )
+        self.scored = isinstance(net, Inception) and SCORED in self.passes.blocks
+        self.score = InceptionScore(sampled["pictures"], CLASSES) if self.scored else None
         self.folder = Path(root) / "statistics"
         self.known: list[StatisticsFile] | None = None
         if statistics is not None:
@@ -120,7 +129,8 @@ class Fid(pl.LightningModule):
                 f"statistics={path} are those of one block, and {len(self.cells)} places are asked "
                 "for: one timestep= and one block="
             )
-        file, cell = read_statistics(path), self.cells[0]
+        cell = self.cells[0]
+        file = read_statistics(path, spatial=cell.block == SPATIAL)
         if len(file.statistics.mu) != cell.channels:
             raise UserError(
                 f"statistics={path} are of {len(file.statistics.mu)} values a picture, and block "
@@ -165,6 +175,8 @@ class Fid(pl.LightningModule):
         for metrics in (self.of_real, self.of_samples, self.real_rows, self.sample_rows):
             for metric in metrics:
                 metric.reset()
+        if self.scored:
+            self.score.reset()
 
     def test_step(self, batch: Mapping, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Some real pictures, or in the last loader some samples."""
@@ -176,6 +188,9 @@ class Fid(pl.LightningModule):
         for vectors, total, chosen in zip(seen, sums, rows, strict=True):
             total.update(vectors)
             chosen.update(vectors, batch["index"])
+        if self.scored and not real:
+            vectors = seen[self.passes.blocks.index(SCORED)]
+            self.score.update(self.passes.net.class_shares(vectors), batch["index"])
 
     def _metrics(self, real: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
         return (self.of_real, self.real_rows) if real else (self.of_samples, self.sample_rows)
@@ -195,8 +210,9 @@ class Fid(pl.LightningModule):
         ]
         for cell, row in zip(self.cells, self.found, strict=True):
             self.log(f"test/{cell.name}/frechet", row["frechet"], sync_dist=True)
-            if row["kid"] is not None:
-                self.log(f"test/{cell.name}/kid", row["kid"], sync_dist=True)
+            for key in ("kid", "precision", "recall", "inception_score"):
+                if row[key] is not None:
+                    self.log(f"test/{cell.name}/{key}", row[key], sync_dist=True)
         for row in self.found:
             if row["biased"] and self.trainer.is_global_zero:
                 fewest = min(n for n in (row["pictures"], row["sampled"]) if n is not None)
@@ -213,9 +229,12 @@ class Fid(pl.LightningModule):
         self, cell: Stream, known: StatisticsFile, statistics: Statistics, rows: Tensor
     ) -> dict[str, str | int | float | bool | None]:
         """A cell's line in the table: which features of which pictures, and how far apart."""
-        kernel = None
-        if known.rows is not None and min(len(known.rows), len(rows)) > 1:
+        kernel, manifold = None, None
+        fewest = 0 if known.rows is None else min(len(known.rows), len(rows))
+        if fewest > 1:
             kernel = kernel_distance(known.rows.to(rows.device), rows)
+        if fewest > BALL:
+            manifold = precision_recall(known.rows.to(rows.device), rows, BALL)
         real = self.real or known.provenance or {}
         counts = [n for n in (real.get("pictures"), self.sampled["pictures"]) if n is not None]
         return {
@@ -233,7 +252,12 @@ class Fid(pl.LightningModule):
             "biased": min(counts) <= cell.channels,
             "kid": kernel and kernel.value,
             "kid_error": kernel and kernel.error,
-            "kid_pictures": None if kernel is None else min(len(known.rows), len(rows)),
+            "kid_pictures": None if kernel is None else fewest,
+            "precision": manifold and manifold.precision,
+            "recall": manifold and manifold.recall,
+            "inception_score": self.score.compute()
+            if self.scored and cell.block == SCORED
+            else None,
         }
 
     def tables(self) -> dict[str, list[dict[str, str | int | float | bool | None]]]:

@@ -22,6 +22,7 @@ from diffdict.metrics.excess import Excess
 from diffdict.metrics.reliability import Reliability
 from diffdict.metrics.sparsity import Sparsity
 from diffdict.results.tables import Row
+from diffdict.tasks.interventions.chains import check_picture_size
 from diffdict.tasks.substitution import check_encoding
 
 
@@ -57,14 +58,19 @@ class Lifetimes(pl.LightningModule):
         alive: float = 1e-4,
         class_names: list | tuple = (),
         ignore_label: int | None = None,
+        image_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        """`draws` of the noise of each picture; a latent lives where its density is `alive`."""
+        """`draws` of the noise of each picture; a latent lives where its density is `alive`.
+
+        `image_size` is that of the pictures.
+        """
         super().__init__()
         at_least(2, "model", draws=draws)
         if not 0 < alive < 1:
             raise UserError(f"model.alive is a share of the tokens, got {alive}: 0.0001")
         self.studied = open_studied(dictionary, net, name, block)
+        check_picture_size(image_size, net.image_size, net.name)
         check_encoding(self.studied, "task=lifetimes")
         self.net, self.sae = self.studied.net.requires_grad_(False).eval(), self.studied.sae
         self.draws, self.alive, self.seed = draws, alive, seed

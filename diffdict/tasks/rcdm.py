@@ -80,6 +80,7 @@ class Rcdm(Diffusion):
 
     def check_checkpoint(self, path: Path, content: Mapping) -> None:
         """A run goes on with the representation that it began with."""
+        super().check_checkpoint(path, content)
         theirs = (content.get("facts") or {}).get("representation") or {}
         for key, what in (("name", "the representation"), ("sha256", "weights")):
             if key in theirs and theirs[key] != self.representation[key]:
@@ -160,9 +161,9 @@ class Rcdm(Diffusion):
             }
         self.log_dict(figures, rank_zero_only=False, sync_dist=False)
 
-    def exported(self) -> Exported:
+    def exported(self, average: nn.Module | None = None) -> Exported:
         """The average network for raw vectors, and the representation that it knows."""
-        net = copy.deepcopy(self.ema)
+        net = copy.deepcopy(self.ema if average is None else average)
         folded = self.folded(net.ssl_emb)
         net.ssl_emb.load_state_dict(folded)
         return Exported(net, {key: str(value) for key, value in self.learned_with().items()})

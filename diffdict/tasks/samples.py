@@ -29,6 +29,7 @@ from diffdict.conditions.base import (
     ConditionSource,
     MakesVectors,
     check_condition,
+    check_unconditioned,
 )
 from diffdict.conditions.sources.condition_sheet import condition_sheet
 from diffdict.conditions.sources.rows_file import CONDITIONS, read_rows, write_rows
@@ -46,7 +47,13 @@ from diffdict.reports.drawing.contact_sheet import contact_sheet
 from diffdict.results.inputs.stored_noise import StoredNoise
 from diffdict.results.tables import as_csv
 from diffdict.tasks.labeller import Labeller
-from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
+from diffdict.tasks.sampling.sample_folder import (
+    SampleFolder,
+    check_clipping,
+    check_finite,
+    check_noise_start,
+    say,
+)
 
 __all__ = ["SampleIndices", "Samples"]  # the first under the name that configs of 0.1 hold
 
@@ -107,7 +114,9 @@ class Samples(pl.LightningModule):
         self.condition = condition
         self.maker = representation or (net if isinstance(net, MakesVectors) else None)
         self.rows: ConditionRows | None = None
-        if condition is not None:
+        if condition is None:
+            check_unconditioned(net)
+        else:
             check_condition(net, self.maker)
         check_guidance(guidance, net.drop if condition else None, net.name)
         self.guidance = guidance
@@ -351,11 +360,7 @@ def _check_side(labeller: Labeller, net: Denoiser) -> None:
 def _check(net: Denoiser, sampler: partial, label: int | None) -> None:
     """What can draw what."""
     check_clipping(net, sampler)
-    if "noise" not in inspect.signature(sampler).parameters:
-        raise UserError(
-            f"{sampler.func.__name__} starts from pictures, samples start from noise: task=invert "
-            "turns pictures into noise, sampler=ddim or sampler=ddpm draws samples"
-        )
+    check_noise_start(sampler)
     if label is not None and net.condition.classes is None:
         raise UserError(f"{net.name} knows no classes, got label={label}: leave it out")
     if label is not None and not 0 <= label < net.condition.classes:

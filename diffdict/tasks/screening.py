@@ -1,12 +1,14 @@
 """`task=screening`: which latent moves which class, by one pass each, and what predicts that.
 
 Plain pictures are noised to one timestep and denoised once, with one latent changed at a time; all
-below the block is computed once. Does IoU predict the effect? Spearman says, beside excess; with
-`chains` the same latents are changed along whole chains, which one pass is to predict.
+below the block is computed once. Does IoU predict the effect? Spearman says, beside excess and
+average precision; with `chains` the best of them are changed along whole chains, which one pass is
+to predict.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -22,18 +24,29 @@ from diffdict.errors import UserError, at_least
 from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.metrics.attributes.rank_correlation import spearman
 from diffdict.metrics.concepts.ranking import token_labels
+from diffdict.metrics.concepts.token_precision import TokenPrecision
 from diffdict.metrics.effects import FEWEST, Effects
 from diffdict.metrics.excess import Excess
 from diffdict.results.tables import Row
 from diffdict.tasks.causality import check_same_classes
-from diffdict.tasks.interventions.chains import EditedChains
+from diffdict.tasks.interventions.chains import EditedChains, check_picture_size
 from diffdict.tasks.interventions.judge import NEAR, Opener, check_labeller
 from diffdict.tasks.lifetimes import TokenOverlap
 from diffdict.tasks.substitution import check_encoding
 
 AT_ONCE = 16  # latents whose passes share what lies below
 HALVES = 2  # of the seeds: a latent is chosen on one and reported on the other
-PREDICTORS = ("iou", "excess", "one_pass")
+PREDICTORS = ("iou", "excess", "average_precision", "one_pass")
+FEW = 2  # latents that each predictor puts first: whole chains of these, where all are screened
+
+
+class Predictors(NamedTuple):
+    """Of every class and latent, over labelled tokens."""
+
+    iou: Float64[Tensor, "classes latents"]
+    excess: Float64[Tensor, "classes latents"]
+    average_precision: Float64[Tensor, "classes latents"]
+    density: Float64[Tensor, " latents"]
 
 
 class Screening(pl.LightningModule):
@@ -51,19 +64,24 @@ class Screening(pl.LightningModule):
         name: str | None = None,
         block: Block | None = None,
         concept: str | list | None = None,
-        candidates: int = 8,
+        candidates: int | None = 8,
+        density: float = 1e-3,
         amount: int | float = -6.0,
         timestep: int = 250,
         chains: bool = False,
         labelled_pictures: int = 20,
         seed: int = 0,
     ) -> None:
-        """`candidates` of a class: half by excess, half by IoU with tokens, on `pictures`.
+        """`candidates` of a class: half by excess, half by IoU with tokens, on `pictures`; None:
+        all latents that are active at `density` of the tokens or more, and whole chains of those
+        alone that a predictor puts first.
 
         `timestep`: to which plain pictures are noised for the one pass.
         """
         super().__init__()
         at_least(2, "model", candidates=candidates)
+        if not 0 <= density < 1:
+            raise UserError(f"model.density is a share of the tokens, got {density}: 0.001")
         at_least(1, "model", labelled_pictures=labelled_pictures)
         self.studied = open_studied(dictionary, net, name, block)
         check_encoding(self.studied, "task=screening")
@@ -81,24 +99,26 @@ class Screening(pl.LightningModule):
                 f"{', '.join(self.class_names)}"
             )
         self.objective, self.seed = Objective(net.predict, "fixed_small"), seed
-        self.candidates, self.amount, self.timestep = candidates, float(amount), timestep
+        self.candidates, self.density = candidates, density
+        self.amount, self.timestep = float(amount), timestep
         self.whole = EditedChains(self.studied, sampler, objective, seed)
         self.chains, self.pictures, self.labelled_pictures = chains, pictures, labelled_pictures
         self.pairs: list[tuple[int, int]] = []  # class, latent
+        self.chained: set[int] = set()  # places of those whose whole chains are drawn
+        self.seeds: list[list[int]] = []  # of every batch
         self.measured = nn.ModuleDict()
         self.rows: list[dict] = []
-        self.excess = self.iou = torch.zeros(0, 0, dtype=torch.float64)
+        self.predictors = Predictors(*[torch.zeros(0, 0, dtype=torch.float64)] * 4)
 
     def on_test_start(self) -> None:
         """Predictors on labelled training pictures, and the candidates that they name."""
         labelled = self.pictures(split="train")
         check_same_classes(labelled, self.class_names)
-        self.excess, self.iou = self._predictors(labelled)
-        self.pairs = []
-        for name in self.concepts:
-            label = self.class_names.index(name)
-            chosen = candidates_of(self.excess[label], self.iou[label], self.candidates)
-            self.pairs += [(label, latent) for latent in chosen]
+        check_picture_size(labelled.image_size, self.net.image_size, self.net.name)
+        self.predictors = self._predictors(labelled)
+        labels = [self.class_names.index(name) for name in self.concepts]
+        self.pairs = [(label, each) for label in labels for each in self._candidates(label)]
+        self.chained, self.seeds = set(), []
         kinds = ("one_pass", "chain") if self.chains else ("one_pass",)
         margin = self.net.image_size // NEAR
         self.measured = nn.ModuleDict(
@@ -111,11 +131,19 @@ class Screening(pl.LightningModule):
             }
         ).to(self.device)
 
+    def _candidates(self, label: int) -> list[int]:
+        found = self.predictors
+        if self.candidates is not None:
+            return candidates_of(found.excess[label], found.iou[label], self.candidates)
+        unseen = bool(found.excess[label].isnan().all())
+        return [] if unseen else (found.density >= self.density).nonzero()[:, 0].tolist()
+
     @torch.no_grad()
-    def _predictors(self, labelled: Pictures) -> tuple[Float64[Tensor, "c l"], ...]:
-        """Excess and IoU of every class and latent, over tokens at the dictionary's timesteps."""
+    def _predictors(self, labelled: Pictures) -> Predictors:
+        """Over tokens at the dictionary's timesteps."""
         shape = len(self.class_names), self.sae.latents
         excess, overlap = (kind(*shape).to(self.device) for kind in (Excess, TokenOverlap))
+        precision = TokenPrecision(*shape)
         for metric in (excess, overlap):
             metric.sync_on_compute = False  # every rank sees the same pictures
         block = self.studied.block
@@ -132,23 +160,33 @@ class Screening(pl.LightningModule):
                 excess.update(*codes, labels)
                 active = (codes.values > 0).to(codes.values.dtype)
                 overlap.update(codes.starts, codes.latents, active, labels)
-        return excess.compute().cpu(), overlap.iou().cpu()
+                precision.update(*codes, labels)
+        return Predictors(
+            overlap.iou().cpu(),
+            excess.compute().cpu(),
+            precision.compute(),
+            (overlap.everywhere / overlap.tokens).cpu(),
+        )
 
     def test_step(self, batch: Int[Tensor, " batch"], batch_idx: int) -> None:
-        """Some seeds: the plain chain, one pass for each latent, and its own chain where asked."""
+        """Some seeds: the plain chain, and one pass for each latent."""
         if not len(batch):
             return
         indices = batch.tolist()
         start = self.whole.begin(indices)
         off = self.whole.draw(indices, start).x
-        latents = sorted({latent for _, latent in self.pairs})
-        self._one_pass(off, indices, latents)
-        if self.chains:
-            before = self.labeller(off, indices).masks
-            for latent in latents:
-                edits = self.studied.edits([latent], "scale", self.amount)
-                on = self.whole.draw(indices, start, edits).x
-                self._count("chain", latent, indices, before, self.labeller(on, indices).masks)
+        self._one_pass(off, indices, sorted({latent for _, latent in self.pairs}))
+        self.seeds.append(indices)
+
+    @torch.no_grad()
+    def _draw_chains(self, indices: list[int]) -> None:
+        """The chosen latents along whole chains."""
+        start = self.whole.begin(indices)
+        before = self.labeller(self.whole.draw(indices, start).x, indices).masks
+        for latent in sorted({self.pairs[place][1] for place in self.chained}):
+            edits = self.studied.edits([latent], "scale", self.amount)
+            on = self.whole.draw(indices, start, edits).x
+            self._count("chain", latent, indices, before, self.labeller(on, indices).masks)
 
     def _one_pass(self, off: Tensor, indices: list[int], latents: list[int]) -> None:
         noise = own_noise(self.seed + 2, indices, off.shape[1:])(self.timestep).to(off)
@@ -174,7 +212,7 @@ class Screening(pl.LightningModule):
         """The effect of a latent on its classes, of each half of the seeds by itself."""
         halves = torch.tensor(indices, device=before.device) % HALVES
         for place, (label, own) in enumerate(self.pairs):
-            if own != latent:
+            if own != latent or (kind == "chain" and place not in self.chained):
                 continue
             for half in range(HALVES):
                 some = halves == half
@@ -184,6 +222,15 @@ class Screening(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """How well each predictor orders the effects, over all pairs and within classes."""
         self.rows = self._rows()
+        if self.chains:
+            self.chained = {
+                place
+                for place, row in enumerate(self.rows)
+                if self.candidates is not None or row in self._first_of(row["class"])
+            }
+            for indices in self.seeds:
+                self._draw_chains(indices)
+            self.rows = self._rows()
         effects = ("one_pass", "chain") if self.chains else ("one_pass",)
         for effect in effects:
             for predictor in PREDICTORS:
@@ -197,25 +244,42 @@ class Screening(pl.LightningModule):
             self.log(f"test/effect_by_{predictor}", values.nanmean())
         self.log("test/pairs", float(len(self.rows)))
 
+    def _first_of(self, name: str) -> list[dict]:
+        """The latents of a class that any predictor puts first."""
+        own = [row for row in self.rows if row["class"] == name]
+        orders = ([row for row in own if row[key] == row[key]] for key in PREDICTORS)
+        return [
+            row
+            for key, known in zip(PREDICTORS, orders, strict=True)
+            for row in sorted(known, key=lambda row, key=key: -row[key])[:FEW]
+        ]
+
     def _rows(self) -> list[dict]:
         """A row a class and latent: effects over all seeds, and over each half."""
-        found = {k: [m.compute() for m in metrics] for k, metrics in self.measured.items()}
         rows = []
         for place, (label, latent) in enumerate(self.pairs):
             row = {"class": self.class_names[label], "latent": latent}
-            row |= {"iou": float(self.iou[label, latent])}
-            row |= {"excess": float(self.excess[label, latent])}
-            for kind in ("one_pass", "chain") if self.chains else ("one_pass",):
-                first, second = (found[f"{kind}_{half}"][place] for half in range(HALVES))
-                both = first.joined(second)
-                enough = both.pictures >= FEWEST
-                row[kind] = 1 - both.kept(label) if enough else torch.nan
-                row[f"{kind}_error"] = both.error(label) if enough else torch.nan
-                for half, own in enumerate((first, second)):
-                    row[f"{kind}_half{half}"] = 1 - own.kept(label)
-                row["pictures"] = both.pictures
+            for name in PREDICTORS[:-1]:
+                row[name] = float(getattr(self.predictors, name)[label, latent])
+            row |= self._effects("one_pass", place, label)
+            if self.chains:
+                row |= self._effects("chain", place, label)
             rows.append(row)
         return rows
+
+    def _effects(self, kind: str, place: int, label: int) -> dict[str, float]:
+        """Of one pair, over all seeds and over each half; nan where nothing was drawn."""
+        if kind == "chain" and place not in self.chained:
+            return dict.fromkeys((kind, f"{kind}_error", "chain_half0", "chain_half1"), torch.nan)
+        halves = [self.measured[f"{kind}_{half}"][place].compute() for half in range(HALVES)]
+        both = halves[0].joined(halves[1])
+        enough = both.pictures >= FEWEST
+        return {
+            kind: 1 - both.kept(label) if enough else torch.nan,
+            f"{kind}_error": both.error(label) if enough else torch.nan,
+            **{f"{kind}_half{half}": 1 - own.kept(label) for half, own in enumerate(halves)},
+            "pictures": both.pictures,
+        }
 
     def _halves(self) -> list[dict]:
         """By class and predictor: the latent chosen, its effect on seeds that did not choose it."""
@@ -233,9 +297,9 @@ class Screening(pl.LightningModule):
 
     def tables(self) -> dict[str, list[Row]]:
         """The pairs, those of the largest effect first; what was chosen on half of the seeds."""
-        key = "chain" if self.chains else "one_pass"
-        order = lambda row: -row[key] if row[key] == row[key] else 1.0  # noqa: E731 - nan last
-        return {"screening": sorted(self.rows, key=order), "halves": self._halves()}
+        keys = ("chain", "one_pass") if self.chains else ("one_pass",)
+        order = lambda row: [-row[key] if row[key] == row[key] else 1.0 for key in keys]  # noqa: E731 - nan last
+        return {"latents": sorted(self.rows, key=order), "halves": self._halves()}
 
 
 def best_of(rows: list[dict], predictor: str, half: int) -> dict | None:

@@ -14,10 +14,10 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffdict import files
-from diffdict.backbones.base import Backbone, Block, weights_sha256
+from diffdict.backbones.base import Backbone, Block
 from diffdict.backbones.denoiser import Given
 from diffdict.data.sample_indices import Shards
 from diffdict.diffusion.chains.inversion import picture_error, psnr
@@ -32,20 +32,19 @@ from diffdict.diffusion.chains.pairs import (
 from diffdict.diffusion.objectives import Objective
 from diffdict.diffusion.samplers import length, own_noise
 from diffdict.errors import UserError
-from diffdict.features.codes.studied_dictionary import open_studied
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.contact_sheet import contact_sheet
-from diffdict.results.inputs.class_latents import ClassLatents
 from diffdict.tasks.interventions.chains import check_invertible, check_picture_size
-from diffdict.tasks.interventions.changes import (
-    check_changes,
-    chosen_latents,
-    combined,
-    say_idle,
-)
 from diffdict.tasks.interventions.judge import Opener
 from diffdict.tasks.interventions.region import Region
-from diffdict.tasks.sampling.sample_folder import SampleFolder, check_clipping, check_finite, say
+from diffdict.tasks.interventions.steered_latents import SteeringRequest, open_steered
+from diffdict.tasks.sampling.sample_folder import (
+    SampleFolder,
+    check_clipping,
+    check_finite,
+    check_noise_start,
+    say,
+)
 
 RECORD = "steering.json"
 LEAST_DB = 25  # of pictures inverted and drawn again
@@ -71,14 +70,14 @@ class SteeredPairs(pl.LightningModule):
         net: Backbone,
         sampler: partial,
         objective: Objective,
-        dictionary: str,
+        dictionary: str | list,
         number: int,
         shard_size: int,
         folder: str | None = None,
         *,
         name: str | None = None,
         block: Block | None = None,
-        tables: str | None = None,
+        tables: str | list | None = None,
         concept: str | list | None = None,
         latents: list | None = None,
         most: int | None = None,
@@ -94,23 +93,24 @@ class SteeredPairs(pl.LightningModule):
     ) -> None:
         """`concept`: classes of the dictionary's test, or `latents` by their numbers.
 
-        `amount` and `window` may be lists: each is combined with each. `tables`: the test's folder.
+        Several dictionaries change a block each, together; `latents` and `tables` are then one for
+        each. `amount` and `window` may be lists: each is combined with each. `tables`: the test's
+        folder.
         `level`: a timestep that pictures are inverted to; None: chains begin with noise.
         `where`: a class of the labeller's, and codes change only where the plain picture shows it.
         """
         super().__init__()
-        self.studied = open_studied(dictionary, net, name, block, latents=True)
-        check_clipping(self.studied.net, sampler)
-        self.net = self.studied.net.requires_grad_(False).eval()
-        self.sae = self.studied.sae  # moves with the module
-        self.sampler, self.objective, self.how = sampler, objective, how
-        self.seed, self.label, self.dictionary = seed, label, f"{dictionary} {name or ''}".strip()
+        asked = SteeringRequest(concept, latents, most, how, amount, window)
+        places = {"name": name, "block": block, "tables": tables}
+        self.steered = nn.ModuleList(open_steered(dictionary, net, asked, **places))
+        self.changes, self.net = self.steered[0].changes, self.steered[0].studied.net
+        check_clipping(self.net, sampler)
+        if level is None:
+            check_noise_start(sampler)
+        self.net.requires_grad_(False).eval()
+        self.sampler, self.objective = sampler, objective
+        self.how, self.seed, self.label = how, seed, label
         _check_label(self.net, label)
-        known = ClassLatents(dictionary, name, tables)
-        wanted = chosen_latents(known, concept, latents, most, self.sae.latents)
-        self.changes = combined(wanted, amount, window)
-        check_changes(self.studied, how, self.changes)
-        self.units = [None if how == "scale" else known.units(c.latents) for c in self.changes]
         self.level = top = None if level is None else level_of(level, sampler, self.net.process)
         self.levels = [window_level(c.window, sampler, self.net.process, top) for c in self.changes]
         chain = length(sampler, self.net.process) if top is None else 2 * top
@@ -120,7 +120,6 @@ class SteeredPairs(pl.LightningModule):
         self.shards = Shards(number, shard_size)
         self.stored = SampleFolder(self.folder, self.shards, RECORD, lambda own: [pairs_file(own)])
         self.stepped: Callable[[int], object] = lambda samples: None
-        say_idle(known, self.changes, how)
 
     def setup(self, stage: str) -> None:
         """Every rank looks whether the folder is free or ours, then the first one marks it."""
@@ -133,14 +132,13 @@ class SteeredPairs(pl.LightningModule):
     def identity(self) -> dict[str, object]:
         """All that changes a pixel, and how the pairs are cut into files."""
         keywords = {key: str(value) for key, value in sorted(self.sampler.keywords.items())}
+        first, *beside = (one.identity for one in self.steered)
         return {
             "backbone": self.net.name,
             "sha256": self.net.sha256,
-            "dictionary": self.dictionary,
-            "dictionary_sha256": weights_sha256(self.sae),
-            "block": self.studied.block,
+            **first,
+            **({"beside": beside} if beside else {}),
             "how": self.how,
-            "changes": [change._asdict() for change in self.changes],
             **({} if self.region is None else self.region.identity),
             "sampler": self.sampler.func.__name__,
             **keywords,
@@ -192,14 +190,8 @@ class SteeredPairs(pl.LightningModule):
     def branches(self, given: Given) -> list[Branch]:
         """The network under each change, and where its chain leaves the plain one."""
         branches = []
-        for change, level, unit in zip(self.changes, self.levels, self.units, strict=True):
-            edits = self.studied.edits(
-                change.latents,
-                self.how,
-                change.amount,
-                unit=unit,
-                window=change.window,
-            )
+        for place, level in enumerate(self.levels):
+            edits = dict(pair for one in self.steered for pair in one.edits(place).items())
             branches.append(Branch(partial(self.net, given=given, edits=edits), level))
         return branches
 
@@ -209,7 +201,7 @@ class SteeredPairs(pl.LightningModule):
         """What gives the branches the plain picture's region; None where they are everywhere."""
         if self.region is None:
             return None
-        edits = [branch.net.keywords["edits"][self.studied.block] for branch in branches]
+        edits = [edit for branch in branches for edit in branch.net.keywords["edits"].values()]
         return lambda off: self.region.give(edits, self.net.pictures(off), indices)
 
     def draw(self, indices: Int[Tensor, " batch"]) -> Pairs:

@@ -23,6 +23,7 @@ from diffdict.features.codes.studied_dictionary import StudiedDictionary, open_s
 from diffdict.features.locations import Timesteps, listed
 from diffdict.metrics.substitution import VARIANTS, Substitution, SubstitutionFigures
 from diffdict.results.tables import Row
+from diffdict.tasks.interventions.chains import check_picture_size
 
 QUANTITIES = ("eps", "x0")
 MEAN, RANDOM = 1, 2  # after the seed: whose noise
@@ -41,12 +42,17 @@ class MapSubstitution(pl.LightningModule):
         timestep: Timesteps = None,
         mean_pictures: int = 16,
         label: int | None = None,
+        image_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        """`timestep`: None is the dictionary's own. `mean_pictures`: that mean maps are made of."""
+        """`timestep`: None is the dictionary's own. `mean_pictures`: that mean maps are made of.
+
+        `image_size` is that of the pictures.
+        """
         super().__init__()
         at_least(1, "model", mean_pictures=mean_pictures)
         self.studied = open_studied(dictionary, net, name, block, latents=True)
+        check_picture_size(image_size, net.image_size, net.name)
         self.net = self.studied.net.requires_grad_(False).eval()
         self.sae, self.mean_pictures = self.studied.sae, mean_pictures
         self.seed, self.label = seed, label

@@ -34,8 +34,7 @@ def heads(layer, x: torch.Tensor) -> torch.Tensor:
 def by_hand(layer, kwargs: dict, texts: int) -> torch.Tensor:
     """[batch, places, tokens of the text], from diffusers' own projections in float32."""
     x, text, rotation = (
-        kwargs.get(name)
-        for name in ("hidden_states", "encoder_hidden_states", "image_rotary_emb")
+        kwargs.get(name) for name in ("hidden_states", "encoder_hidden_states", "image_rotary_emb")
     )
     joint = getattr(layer, "added_kv_proj_dim", None) is not None
     cross = not joint and rotation is None
@@ -170,7 +169,11 @@ def test_words_that_cannot_be_seen_are_one_line(folders, tmp_path):
         assert "\n" not in str(wrong.value)
     net = make(folders, "sd", words=["cat"])
     with pytest.raises(UserError, match=r"attention at mid_block\.cross\.cat, which cannot be ed"):
-        net(torch.zeros(1, 4, 8, 8), torch.tensor([3]), edits={"mid_block.cross.cat": lambda h, at: h})
+        net(
+            torch.zeros(1, 4, 8, 8),
+            torch.tensor([3]),
+            edits={"mid_block.cross.cat": lambda h, at: h},
+        )
     with pytest.raises(UserError, match=r"has no block 'mid_block\.cross\.dog'.*cross\.cat"):
         net.chosen("mid_block.cross.dog")
     folder = save_pipeline("dit", tmp_path / "dit")

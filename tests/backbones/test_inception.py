@@ -37,6 +37,26 @@ def test_every_golden_output(golden, net):
         case.check(name, x)
 
 
+@torch.no_grad()
+def test_sfids_vector_is_the_first_channels_place_by_place(net):
+    kept, images = [], unit(3, (2, 3, 16, 16))
+    hook = net.Mixed_6d.register_forward_hook(lambda *call: kept.append(call[-1].clone()))
+    (vector,) = net.features(images, blocks=["spatial"]).values()
+    hook.remove()
+    wanted = [
+        [kept[0][i, c, y, x] for y in range(17) for x in range(17) for c in range(7)]
+        for i in (0, 1)
+    ]
+    assert torch.equal(vector.flatten(1), torch.tensor(wanted))
+
+
+def test_its_classes_are_told_without_the_bias(net):
+    vectors = unit(4, (3, 2048))
+    wanted = (vectors @ net.fc.weight.T).softmax(1)
+    torch.testing.assert_close(net.class_shares(vectors), wanted)
+    assert net.class_shares(vectors).sum(1).tolist() == pytest.approx([1] * 3)
+
+
 def test_a_pass_ends_with_the_last_block_asked_for(net):
     called = []
     hooks = [
@@ -131,7 +151,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ({"blocks": [5]}, "inception has no block 5. Its blocks: 64, 192, 768, 2048"),
+        ({"blocks": [5]}, "inception has no block 5. Its blocks: 64, 192, spatial, 768, 2048"),
         ({"timestep": 50}, "inception has no timesteps, got timestep=50"),
     ],
 )

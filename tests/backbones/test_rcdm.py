@@ -65,6 +65,9 @@ def test_every_golden_output(golden):
         got[f"t{step}.final_feat_zero"] = net(x_t, t, Given(vector=torch.zeros(4, 48)))
     t = torch.tensor([0, 10, 500, 999])
     x_t = q_sample(net.process, x0, t, noise)
+    plain = net(x_t, t, Given(vector=vector))
+    for edits in ({}, {block: lambda h, t: h for block in net.shapes}):
+        assert torch.equal(net(x_t, t, Given(vector=vector), edits=edits), plain)
     output, objective = net(x_t, t, Given(vector=vector)), Objective(loss="mse")
     losses = training_losses(objective, net.process, output, x0, x_t, t, noise)
     parts = zip(("loss", "mse", "vb"), losses, strict=True)

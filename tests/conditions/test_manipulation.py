@@ -7,7 +7,7 @@ import torch
 
 from diffdict.backbones.pixels import Pixels
 from diffdict.conditions.interpolation import InterpolatedVectors
-from diffdict.conditions.manipulation import ManipulatedVectors, common, replaced
+from diffdict.conditions.manipulation import ManipulatedVectors, common, presence, replaced
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.errors import UserError
 from diffdict.representations.pooled import Pooled
@@ -24,6 +24,9 @@ TARGET = (normal(10303, (1, 48)) + 0.5).clamp(min=0)
 def test_golden(golden, n_common):
     case = golden("rcdm_manipulation")
     found = common(E, Q, 20, n_common)
+    assert len(found) == 2
+    counts = presence(E, found.neighbours)
+    assert torch.equal((counts > n_common).nonzero()[:, 0], found.dimensions)
     case.check("neighbours", found.neighbours)
     case.check(f"n{n_common}.common", found.dimensions)
     case.check(f"n{n_common}.zeroed", replaced(Q[0], found.dimensions))

@@ -149,6 +149,36 @@ def test_what_neighbours_share_is_taken_out_and_exchanged(learned, capfd):
     )
 
 
+def test_classes_of_folders_are_told_beside_the_vector(learned, capfd):
+    """As in the original a label is the place of a picture's folder among the folders, sorted."""
+    pixels = np.random.default_rng(1).integers(0, 255, (2, 2, 2, 16, 16, 3), dtype=np.uint8)
+    for place, split in enumerate(("train", "test")):
+        for label, name in enumerate(("ants", "bees")):
+            (learned / "classes" / split / name).mkdir(parents=True)
+            for number, picture in enumerate(pixels[place, label]):
+                path = learned / "classes" / split / name / f"{number}.png"
+                Image.fromarray(picture).save(path)
+    folder = ["dataset=class_folder", "dataset.path=classes", "dataset.image_size=16"]
+    folder += ["backbone.class_cond=true"]
+    words = [word for word in TRAIN if not word.startswith("dataset")] + folder
+    words += ["trainer.limit_val_batches=0", "hydra.run.dir=told"]
+    closed = open_door("train", words, learned, capfd)
+    assert closed.code == 0, closed.lines
+    words = [word for word in DRAW if not word.startswith(("dataset", "backbone.ch", "model."))]
+    words += [*folder, "backbone.channel_mult=[1,1]", "backbone.checkpoint=told/last.ckpt"]
+    words += ["condition=pictures", "condition.number=2", "condition.each=1"]
+    made = {}
+    for label in (0, 1):
+        closed = open_door(
+            "extract", [*words, f"model.label={label}", f"folder=class_{label}"], learned, capfd
+        )
+        assert closed.code == 0, closed.lines
+        with np.load(next((learned / f"class_{label}").glob("samples_*.npz"))) as arrays:
+            assert arrays["label"].tolist() == [label] * 2
+            made[label] = arrays["arr_0"]
+    assert made[0].shape == made[1].shape == (2, 16, 16, 3)
+
+
 def test_what_cannot_be_drawn_leaves_nothing(learned, capfd):
     words = [*MOVED, "condition.floor=0", "folder=never"]
     closed = open_door("extract", [*DRAW, *words], learned, capfd)

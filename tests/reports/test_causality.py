@@ -15,7 +15,14 @@ from diffdict.reports.causality import (
 from diffdict.results.folders import find_runs
 
 PAIRS = [
-    {"class": name, "latent": i, "iou": 0.1 * (3 - i), "excess": i + 0.5, "one_pass": 0.2 * i}
+    {
+        "class": name,
+        "latent": i,
+        "iou": 0.1 * (3 - i),
+        "excess": i + 0.5,
+        "average_precision": 0.1 * i,
+        "one_pass": 0.2 * i,
+    }
     for name in ("nose", "mouth")
     for i in range(4)
 ]
@@ -34,10 +41,10 @@ def finished(folder, task, **tables):
 
 
 def test_predictors_are_held_against_the_effect_of_every_pair(tmp_path, capsys):
-    runs = find_runs([finished(tmp_path / "a", "screening", screening=PAIRS)])
+    runs = find_runs([finished(tmp_path / "a", "screening", latents=PAIRS)])
     made = CausalityCharts(tmp_path / "out").collect(runs)
-    assert [row["predictor"] for row in made.rows] == ["iou", "excess"]
-    assert [row["within_classes"] for row in made.rows] == pytest.approx([-1, 1])
+    assert [row["predictor"] for row in made.rows] == ["iou", "excess", "average_precision"]
+    assert [row["within_classes"] for row in made.rows] == pytest.approx([-1, 1, 1])
     assert {"predictors.png", "predictors.svg", "predictors.csv"} == {
         path.name for path in (tmp_path / "out").iterdir()
     }

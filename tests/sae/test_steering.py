@@ -5,9 +5,12 @@ from functools import partial
 import pytest
 import torch
 
+from diffdict.diffusion.objectives import Objective, interpret
+from diffdict.diffusion.schedules import make_schedule
 from diffdict.errors import UserError
 from diffdict.sae.relu import Relu
-from diffdict.sae.steering import TILE, Steering, mask_shares, number_above, rivals_of
+from diffdict.sae.selection import codes_among_largest, number_above
+from diffdict.sae.steering import TILE, Steering, mask_shares, rivals_of
 from diffdict.sae.topk import TopK
 from tests.sae.test_variants import LATENTS, MAKERS, D, every, trained
 from tests.tasks.test_samples import network
@@ -140,6 +143,28 @@ def test_one_row_is_moved_in_closed_form():
     assert torch.equal(moved[0, :, :, 0].T, torch.tensor([[-6.0, 5], [-1, 4]]))
 
 
+def test_what_a_linear_network_predicts_moves_as_it_is_reckoned(learned, tokens):
+    """Through a linear network the edit's effect on x0 is known in closed form."""
+    sae, x_t, t = learned("topk"), torch.randn(2, 3, 4, 4), torch.tensor([7, 7])
+    into, out = torch.randn(D, 3), torch.randn(3, D)
+    schedule, reading = make_schedule("linear", 100), Objective("eps", "fixed_small")
+
+    def x0_of(edit=None):
+        h = 5 + torch.einsum("dc,bchw->bdhw", into, x_t)
+        h = h if edit is None else edit(h, t)
+        eps = torch.einsum("cd,bdhw->bchw", out, h)
+        return interpret(reading, schedule, eps, x_t, t).x0
+
+    rows = 5 + torch.einsum("dc,bchw->bhwd", into, x_t).reshape(-1, D)
+    codes = sae.encode(rows)[:, SOME]
+    moved = -3 * codes @ sae.dictionary[SOME] / sae.token_scale @ out.T
+    assert moved.abs().max() > 0
+    share = float((1 / schedule.alphas_cumprod[7] - 1) ** 0.5)
+    wanted = -share * moved.view(2, 4, 4, 3).permute(0, 3, 1, 2)
+    steered = x0_of(Steering(sae, SOME, amount=-2)) - x0_of()
+    torch.testing.assert_close(steered, wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_dtype_and_layout_stay_as_the_network_has_them(learned, tokens):
     sae, x = learned("topk"), as_map(tokens)
     steering = Steering(sae, SOME)
@@ -222,16 +247,23 @@ def test_a_mask_of_another_size_is_refused():
             fit(torch.ones(shape))
 
 
-def test_rivals_are_all_latents_once_the_most_frequent_first():
+def test_rivals_are_the_most_frequent_latents():
     sae = TopK(D, k=2, latents=100)
-    sae.frequency.copy_(torch.rand(100, generator=torch.Generator().manual_seed(0)))
-    rivals = rivals_of(sae)
-    assert [len(part) for part in rivals] == [24, 24, 48, 4]
-    assert torch.equal(torch.cat(rivals), sae.frequency.argsort(descending=True))
-    assert rivals_of(Relu(D, latents=100)) == rivals_of(TopK(D, k=9, latents=9)) == []
+    sae.frequency.copy_(torch.rand(100))
+    assert torch.equal(rivals_of(sae), sae.frequency.argsort(descending=True)[:24])
+    for sae in (Relu(D, latents=100), TopK(D, k=9, latents=9)):
+        assert not len(rivals_of(sae))
+
+
+def test_values_above_a_bound_are_counted():
     values = torch.randn(5, 7)
     bound = values.median(1, keepdim=True).values
     assert number_above(values, bound, 1).tolist() == [3] * 5
+    pre = torch.randn(200, 40)
+    part = torch.tensor([3, 0, 31])
+    wanted = TopK(D, k=6, latents=40).activate(pre)[:, part]
+    assert torch.equal(codes_among_largest(pre, part, 6), wanted)
+    assert 0 < wanted.count_nonzero() < wanted.numel()
 
 
 def test_tokens_that_are_passed_over_have_no_code():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from functools import partial
 
 import numpy as np
@@ -247,6 +248,14 @@ def test_a_latent_that_rises(tmp_path, faces, codes, masks):
     (whole,) = tables["faithfulness"]
     assert (whole["latents"], whole["random"], whole["risen"]) == (1, 2, 1)
     assert whole["median_rank"] == row["rank"]
+
+
+def test_of_latents_no_attribute_is_learned(tmp_path, faces, codes):
+    switched_folder(tmp_path / "s", faces, codes, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        tables = measured(tmp_path / "s", faces, codes, learned=FACES(split="train"))
+    assert tables.keys() == {"faithfulness", "latents"}
 
 
 def test_latents_that_cannot_be_judged(tmp_path, faces, codes):

@@ -15,6 +15,7 @@ from diffdict.data.compared import ComparedPictures
 from diffdict.errors import UserError
 from diffdict.features.noise import Noise
 from diffdict.metrics.frechet import Statistics
+from diffdict.metrics.manifold import precision_recall
 from diffdict.results.inputs.feature_statistics import read_statistics, write_statistics
 from diffdict.tasks.fid import Fid
 
@@ -115,6 +116,25 @@ def test_figures_are_pytorch_fids_formula(tmp_path, samples):
         assert (row["network"], row["timestep"], row["block"]) == ("net", 50, block)
         assert (row["pictures"], row["sampled"], row["biased"]) == (23, 17, False)
         assert row["weights"] == module.passes.net.sha256
+
+
+def test_inceptions_own_vectors_have_its_score_and_sfid_beside(tmp_path, samples):
+    torch.manual_seed(0)
+    np.savez(samples, arr_0=pixels(6, 3))
+    net = Inception(image_size=SIDE).eval()
+    place = {"timestep": None, "block": [2048, "spatial"], "net": net}
+    few = lambda split: Dots(split, count=6)  # noqa: E731
+    module = measured(tmp_path, samples, batch_size=4, dataset=few, **place)
+    spatial, pooled = module.tables()["cells"]
+    assert (spatial["block"], spatial["dim"], pooled["dim"]) == ("spatial", 2023, 2048)
+    assert spatial["inception_score"] is None
+    images = torch.from_numpy(pixels(6, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        shares = net.class_shares(net(images)).double()
+    gain = (shares * (shares / shares.mean(0)).log()).sum(1).mean().exp()
+    assert pooled["inception_score"] == pytest.approx(float(gain), rel=1e-6)
+    rows = module.real_rows[1].compute(), module.sample_rows[1].compute()
+    assert (pooled["precision"], pooled["recall"]) == precision_recall(*rows)
 
 
 def test_torchmetrics_finds_the_same_through_our_inception(tmp_path, samples):

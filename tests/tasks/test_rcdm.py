@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from safetensors import safe_open
 
+from diffdict.backbones.base import Backbone
 from diffdict.backbones.denoiser import Given
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pixels import Pixels
@@ -128,6 +129,34 @@ def test_vectors_made_beside_are_the_stored_ones(tmp_path, root, straight):
     assert fit(tmp_path, 11, data, task) == pytest.approx(losses, abs=1e-5)
     torch.testing.assert_close(task.vector_mean, whole.vector_mean)
     torch.testing.assert_close(task.vector_scale, whole.vector_scale)
+
+
+class Normed(Backbone):
+    """A network whose batch norm would move if it learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.name, self.image_size, self.shapes = "normed", 16, {"map": (4, 16, 16)}
+        self.first, self.norm = torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)
+
+    def features(self, images, timestep=None, blocks=None, noise=None):
+        return {"map": self.norm(self.first(images))}
+
+
+def test_an_encoder_beside_the_training_stays_as_it_was(tmp_path, root):
+    told = Pooled(Normed(), None, "map", name="normed")
+    before = {key: value.clone() for key, value in told.net.state_dict().items()}
+    data = pictures(root, told, vectors="live")
+    task = model(data)
+    fit(tmp_path, 3, data, task, every=3)
+    for key, value in told.net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert not told.net.norm.training
+    (group,) = task.configure_optimizers()["optimizer"].param_groups
+    learned = {id(parameter) for parameter in group["params"]}
+    assert learned.isdisjoint(map(id, told.net.parameters()))
+    content = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
+    assert not [key for key in content["state_dict"] if "norm.running" in key]
 
 
 @torch.no_grad()

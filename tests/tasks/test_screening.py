@@ -46,7 +46,7 @@ def screened(dictionary, **options):
 
 def test_every_pair_has_its_effect_by_one_pass_and_by_its_chain(exported):  # noqa: F811
     task, figures = screened(exported[0], chains=True)
-    rows = task.tables()["screening"]
+    rows = task.tables()["latents"]
     assert len(rows) == figures["test/pairs"] == 8
     assert all(0 <= row["one_pass"] <= 1 and 0 <= row["chain"] <= 1 for row in rows)
     assert [row["chain"] for row in rows] == sorted((row["chain"] for row in rows), reverse=True)
@@ -54,7 +54,7 @@ def test_every_pair_has_its_effect_by_one_pass_and_by_its_chain(exported):  # no
         assert f"test/spearman_iou_{effect}" in figures
     assert "test/spearman_one_pass_chain" in figures
     halves = task.tables()["halves"]
-    assert len(halves) == 2 * 3 * 2
+    assert len(halves) == 2 * 4 * 2
     for row in halves:
         own = [one for one in rows if one["class"] == row["class"]]
         (chosen,) = [one for one in own if one["latent"] == row["latent"]]
@@ -66,6 +66,24 @@ def test_every_pair_has_its_effect_by_one_pass_and_by_its_chain(exported):  # no
     still, _ = screened(exported[0], amount=1, concept="light")
     assert {row["class"] for row in still.rows} == {"light"}
     assert all(row["one_pass"] == 0 for row in still.rows)
+
+
+def test_all_latents_that_live_are_screened_and_the_best_drawn_whole(exported):  # noqa: F811
+    task, figures = screened(exported[0], candidates=None, density=0.05, chains=True)
+    density, rows = task.predictors.density, task.tables()["latents"]
+    alive = (density >= 0.05).nonzero()[:, 0].tolist()
+    assert 0 < len(alive) < len(density)
+    assert sorted(row["latent"] for row in rows) == sorted(alive * 2)
+    for name in ("dark", "light"):
+        own = [row for row in rows if row["class"] == name]
+        drawn = {row["latent"] for row in own if row["chain"] == row["chain"]}
+        best = {
+            row["latent"]
+            for key in ("iou", "excess", "average_precision", "one_pass")
+            for row in sorted(own, key=lambda row, key=key: -row[key])[:2]
+        }
+        assert drawn == best
+    assert "test/spearman_average_precision_chain" in figures
 
 
 def test_candidates_come_from_both_orders_once():

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from diffdict.backbones.denoiser import Given
 from diffdict.backbones.pixels import Pixels
 from diffdict.data.sample_indices import SampleIndices
 from diffdict.diffusion.chains.pairs import window_level
@@ -30,34 +31,50 @@ SOME = [0, 3, 5, 8, 13, 21]
 NODE = {"_target_": "diffdict.backbones.guided_unet.GuidedUNet"}
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A dictionary of the network's last block, its latents in an order of their own."""
-    folder, net = tmp_path_factory.mktemp("dictionary") / "out", network()
-    width = net.shapes[1][0]
-    tokens = net.features(torch.randn(4, 3, 16, 16), 300, [1])[1].permute(0, 2, 3, 1).flatten(0, 2)
-    tokens = tokens.detach()
+def export(folder, block):
+    """A dictionary of a block of the network, its latents in an order of their own."""
+    net = network()
+    width = net.shapes[block][0]
+    maps = net.features(torch.randn(4, 3, 16, 16), 300, [block])[block]
+    tokens = maps.permute(0, 2, 3, 1).flatten(0, 2).detach()
     mean = tokens.mean(0)
     scale = 1 / float((tokens - mean).square().mean().sqrt())
     sae = TopK(width, mean, scale, latents=2 * width, k=8).eval()
     sae.frequency.copy_(torch.rand(2 * width, generator=torch.Generator().manual_seed(3)))
-    card = {"backbone": NODE, "timestep": 300, "block": 1, "backbone_sha256": net.sha256}
+    card = {"backbone": NODE, "timestep": 300, "block": block, "backbone_sha256": net.sha256}
     saelens.export(sae, folder, card)
     return folder, sae
 
 
-def steer(folder, dictionary, number=5, shard_size=3, batch_size=2, sampler=None, **options):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A dictionary of the network's last block."""
+    return export(tmp_path_factory.mktemp("dictionary") / "out", 1)
+
+
+def steer(
+    folder,
+    dictionary,
+    number=5,
+    shard_size=3,
+    batch_size=2,
+    sampler=None,
+    precision="32-true",
+    **options,
+):
     data = SampleIndices(number, shard_size, batch_size)
     task = SteeredPairs(
         options.pop("net", None) or network(),
         sampler or partial(ddim, respacing="ddim4"),
         Objective(),
-        str(dictionary),
+        dictionary if isinstance(dictionary, list) else str(dictionary),
         folder=str(folder),
         **data.facts,
         **{"latents": SOME, **options},
     )
-    trainer = pl.Trainer(accelerator="cpu", use_distributed_sampler=False, **QUIET)
+    trainer = pl.Trainer(
+        accelerator="cpu", use_distributed_sampler=False, precision=precision, **QUIET
+    )
     trainer.predict(task, data, return_predictions=False)
     return task
 
@@ -103,6 +120,43 @@ def test_amounts_and_windows_are_strips_of_their_own(tmp_path, exported):
         "window": [300, 1000],
     }
     assert (tmp_path / "all/sheet.png").is_file()
+
+
+def test_dictionaries_of_two_blocks_change_both_at_once(tmp_path, exported):
+    other, _ = export(tmp_path / "other", 0)
+    both = [str(exported[0]), str(other)]
+    task = steer(tmp_path / "both", both, latents=[SOME, [2, 4]], amount=[-2, 1])
+    (edited, left), made = task.branches(Given()), stored(tmp_path / "both")
+    assert sorted(edited.net.keywords["edits"]) == [0, 1]
+    assert [edit.latents for edit in left.net.keywords["edits"].values()] == [SOME, [2, 4]]
+    assert np.array_equal(made["on"][:, 1], made["off"])
+    for path, latents in ((exported[0], SOME), (other, [2, 4])):
+        steer(tmp_path / str(len(latents)), path, latents=latents)
+        alone = stored(tmp_path / str(len(latents)))
+        assert np.array_equal(alone["off"], made["off"])
+        assert not np.array_equal(alone["on"][:, 0], made["on"][:, 0])
+    said = json.loads((tmp_path / "both/steering.json").read_text())
+    assert (said["block"], [one["block"] for one in said["beside"]]) == (1, [0])
+    for twice, latents, words in (
+        ([both[0]] * 2, [[1], [2]], "change blocks 1, 1 of .* one of its own"),
+        (both, [1, 2, 3], r"latents=\[1, 2, 3\] is one for each .* latents=\[\[156\]"),
+    ):
+        with pytest.raises(UserError, match=words):
+            steer(tmp_path / "none", twice, latents=latents)
+
+
+def test_pairs_in_bf16_are_those_of_fp32_but_for_rounding(tmp_path, exported):
+    """Both pictures move by less than a fifth of what the change itself does."""
+    made = {}
+    for precision in ("32-true", "bf16-mixed"):
+        steer(tmp_path / precision, exported[0], precision=precision, amount=-6)
+        made[precision] = {k: x.astype(float) for k, x in stored(tmp_path / precision).items()}
+    full, half = made.values()
+    effect = np.sqrt(np.square(full["on"][:, 0] - full["off"]).mean())
+    assert effect > 2
+    for key in ("off", "on"):
+        rounded = np.sqrt(np.square(half[key] - full[key]).mean())
+        assert 0 < rounded < 0.2 * effect, (key, rounded, effect)
 
 
 def test_numbers_mean_the_same_latents_in_export_and_training(tmp_path, exported):
@@ -178,7 +232,7 @@ def test_codes_change_only_where_the_plain_picture_shows_a_class(tmp_path, expor
     assert gaps["left"][:, :, :8].mean() > gaps["left"][:, :, 8:].mean()
     assert gaps["right"][:, :, :8].mean() < gaps["right"][:, :, 8:].mean()
     facts = json.loads((tmp_path / "none/steering.json").read_text())
-    assert (facts["where"], facts["labeller"]) == ("none", "left")
+    assert facts["where"] == {"class": "none", "labeller": "left"}
     assert task.region is not None
     with pytest.raises(UserError, match="where=hat is no class of the labeller's: left, right"):
         steer(tmp_path / "hat", exported[0], where="hat", labeller=lambda net: Left())

@@ -66,6 +66,12 @@ def open_samples(path: str | Path) -> Pictures:
     return _arrays(path)
 
 
+def sampled_condition(path: str | Path) -> str | None:
+    """The word of condition= that a folder of task=samples was drawn with; None of all others."""
+    record = Path(path) / RECORD
+    return json.loads(record.read_bytes()).get("condition") if record.is_file() else None
+
+
 def _arrays(path: Path) -> Pictures:
     return NpzDataset(NAME, str(path), "train")
 

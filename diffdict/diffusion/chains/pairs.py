@@ -111,10 +111,11 @@ def level_of(timestep: int, sampler: partial, process: Process) -> int:
     if steps is None:
         raise UserError("Pictures are inverted along a chain of timesteps, this network has none")
     below = [level for level, t in enumerate(steps) if t <= timestep]
-    if not steps[1] <= timestep <= int(process.timesteps[-1]):
+    first, last = steps[1], int(process.timesteps[-1])
+    if not first <= timestep <= last:
         raise UserError(
-            f"level is a timestep from {steps[1]} to {int(process.timesteps[-1])} of this chain, "
-            f"got {timestep}: level=400"
+            f"level is a timestep from {first} to {last} of this chain, got {timestep}: "
+            f"level={min(max(400, first), last)}"
         )
     return below[-1]
 

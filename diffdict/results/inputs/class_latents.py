@@ -11,6 +11,8 @@ from diffdict.errors import UserError
 from diffdict.results.folders import RESULTS, read_results
 from diffdict.results.tables import Row
 
+NUMBERS = ", or say latents=[…]"
+
 
 class ClassLatents:
     """Each class's latents by excess and by IoU, as the test of task=sae has found them."""
@@ -22,11 +24,9 @@ class ClassLatents:
         self.latents: dict[int, Row] = {}
         for folder in _places(Path(path)) if tables is None else [Path(tables)]:
             contents = (read_results(folder) or {}).get("tables", {})
-            rows = [
-                row for row in contents.get("classes", ()) if row.get("dictionary") in (None, name)
-            ]
+            rows = [row for row in contents.get("classes", ()) if _is_of(row, name)]
             if rows and "excess" in rows[0]:
-                latents = [r for r in contents["latents"] if r.get("dictionary") in (None, name)]
+                latents = [row for row in contents["latents"] if _is_of(row, name)]
                 self.rows = {row["class"]: row for row in rows}
                 self.latents = {row["latent"]: row for row in latents}
                 return
@@ -36,18 +36,18 @@ class ClassLatents:
                 "python evaluate.py ckpt_path=…/last.ckpt, on labelled pictures"
             )
 
-    def require(self) -> None:
-        """Refuses to speak of classes that no test has found."""
+    def require(self, instead: str = "") -> None:
+        """Refuses to speak of classes that no test has found; `instead`: what else may be said."""
         if not self.rows:
             raise UserError(
                 f"Beside dictionary={self.path} no test says which latents are which class: "
                 "python evaluate.py ckpt_path=…/last.ckpt on labelled pictures, and name its "
-                "folder with tables=, or say latents=[…]"
+                f"folder with tables={instead}"
             )
 
     def of_class(self, concept: str, most: int | None = None) -> list[int]:
         """The class's latents of the largest excess; None: all that are known, eight at most."""
-        self.require()
+        self.require(NUMBERS)
         if concept not in self.rows:
             raise UserError(
                 f"concept={concept} is no class of the dictionary's test: {', '.join(self.rows)}"
@@ -67,7 +67,7 @@ class ClassLatents:
 
     def by_class(self, most: int = 1) -> dict[int, list[str]]:
         """The first so many latents of every class that has some, each with its classes."""
-        self.require()
+        self.require(NUMBERS)
         classes: dict[int, list[str]] = {}
         for concept, row in self.rows.items():
             for latent in list(map(int, str(row["excess"] or "").split()))[:most]:

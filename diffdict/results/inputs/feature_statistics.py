@@ -27,6 +27,7 @@ BROKEN = (  # what zipfile and numpy say of a file that is none of theirs, or is
     *(ValueError, TypeError, OverflowError, MemoryError, SyntaxError),
 )
 ARRAYS = ("mu", "sigma", "rows", "provenance")
+SPATIAL = {"mu": "mu_s", "sigma": "sigma_s"}  # where guided-diffusion's archives keep sFID's
 
 
 class StatisticsFile(NamedTuple):
@@ -54,12 +55,17 @@ def write_statistics(
     files.write_atomic(Path(path), data.getvalue())
 
 
-def read_statistics(path: str | Path) -> StatisticsFile:
-    """What pytorch-fid or `write_statistics` has written, checked; nothing is unpickled."""
+def read_statistics(path: str | Path, spatial: bool = False) -> StatisticsFile:
+    """What pytorch-fid or `write_statistics` has written, checked; nothing is unpickled.
+
+    `spatial`: those of sFID, where the file has them beside FID's.
+    """
     try:
         with NpzFile(path, allow_pickle=False) as file:
             names = list(file.files)
-            arrays = {key: np.asarray(file[key]) for key in ARRAYS if key in names}
+            both = spatial and set(SPATIAL.values()) <= set(names)
+            places = {key: SPATIAL.get(key, key) if both else key for key in ARRAYS}
+            arrays = {key: np.asarray(file[at]) for key, at in places.items() if at in names}
     except BROKEN as error:
         raise UserError(
             f"{path} is no whole .npz file of mu and sigma ({error}): write it again, or leave it "

@@ -25,6 +25,7 @@ READERS = {  # by what steers samples: what reads pictures instead, and what ste
     ),
 }
 FILES = "diffdict.features.one_picture.PictureFiles"
+SEVERAL = ("alignment", "steering")  # tasks that take more than one dictionary
 ROOM = "diffdict.backbones."  # a card builds nothing else, unless it was typed
 
 
@@ -39,11 +40,13 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
             "last.ckpt or its dictionary/"
         )
     several = [cfg.dictionary] if isinstance(cfg.dictionary, str) else list(cfg.dictionary)
-    if choice != "alignment" and not isinstance(cfg.dictionary, str):
+    if choice not in SEVERAL and not isinstance(cfg.dictionary, str):
         raise UserError(
             f"dictionary={cfg.dictionary} names several, and task={choice} takes one: a job each "
             "with -m dictionary=a,b"
         )
+    if not several:
+        raise UserError(f"dictionary=[] names none, task={choice} studies some: dictionary=[a,b]")
     for path in several:
         if not (on_hub(path) or Path(path).exists()):
             raise UserError(

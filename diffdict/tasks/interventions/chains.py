@@ -18,6 +18,7 @@ from diffdict.diffusion.objectives import Objective, denoising_losses
 from diffdict.diffusion.samplers import ddim, ddim_invert, length, own_noise
 from diffdict.errors import UserError
 from diffdict.features.codes.studied_dictionary import StudiedDictionary
+from diffdict.tasks.sampling.sample_folder import check_noise_start
 
 NOISED = 3  # after the seed: whose noise is put on what was drawn
 
@@ -46,7 +47,9 @@ class EditedChains:
         self.studied, self.net, self.process = studied, studied.net, studied.net.process
         self.sampler, self.objective, self.seed, self.label = sampler, objective, seed, label
         self.top = None if level is None else level_of(level, sampler, self.process)
-        if level is not None:
+        if level is None:
+            check_noise_start(sampler)
+        else:
             check_invertible(sampler)
             if self.net.condition.classes is not None and label is None:
                 raise UserError(f"{self.net.name} is told the class of each picture: model.label=0")

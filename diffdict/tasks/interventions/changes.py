@@ -40,6 +40,11 @@ def chosen_latents(
             f"Say which latents: concept=mouth or latents=[156,315], one of them, got {came}"
         )
     if latents is not None:
+        if most is not None:
+            raise UserError(
+                f"most counts a class's latents, and latents={latents} names them, got most={most}:"
+                " leave one of them out"
+            )
         if not latents:
             raise UserError("latents=[] steers nothing: latents=[156,315], or concept=mouth")
         return [(None, check_latents(latents, number))]

@@ -25,7 +25,7 @@ class Region(nn.Module):
     @property
     def identity(self) -> dict[str, object]:
         """All that changes where an edit reaches."""
-        return {"where": self.concept, **self.labeller.identity}
+        return {"where": {"class": self.concept, **self.labeller.identity}}
 
     @torch.no_grad()
     def give(self, edits: Sequence[Steering], off: Tensor, indices: list[int]) -> None:

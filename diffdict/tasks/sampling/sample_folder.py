@@ -122,6 +122,15 @@ def say(title: str, **rows: object) -> None:
     Console(soft_wrap=True).print(table)
 
 
+def check_noise_start(sampler: partial) -> None:
+    """A chain that begins with noise."""
+    if "noise" not in inspect.signature(sampler).parameters:
+        raise UserError(
+            f"{sampler.func.__name__} starts from pictures, samples start from noise: task=invert "
+            "turns pictures into noise, sampler=ddim or sampler=ddpm draws samples"
+        )
+
+
 def check_clipping(net: Denoiser, sampler: partial) -> None:
     """Nothing, or that a sampler would clip latents as if they were pictures."""
     clips = inspect.signature(sampler).parameters.get("clip_denoised")

@@ -20,6 +20,17 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+def test_archives_of_guided_diffusion_hold_sfids_beside(tmp_path):
+    mu, sigma = (x.numpy() for x in WHOLE)
+    np.savez(tmp_path / "ref.npz", mu=mu, sigma=sigma, mu_s=mu + 1, sigma_s=2 * sigma)
+    plain, spatial = (read_statistics(tmp_path / "ref.npz", spatial=s) for s in (False, True))
+    assert torch.equal(plain.statistics.mu, WHOLE.mu)
+    assert torch.equal(spatial.statistics.mu, WHOLE.mu + 1)
+    assert torch.equal(spatial.statistics.sigma, 2 * WHOLE.sigma)
+    write_statistics(tmp_path / "own.npz", WHOLE)
+    assert torch.equal(read_statistics(tmp_path / "own.npz", spatial=True).statistics.mu, WHOLE.mu)
+
+
 def test_compressed_float32_files_are_read(tmp_path):
     mu, sigma = (x.float().numpy() for x in WHOLE)
     np.savez_compressed(tmp_path / "real.npz", mu=mu, sigma=np.asfortranarray(sigma))
