@@ -6,8 +6,8 @@ import torch
 
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.errors import UserError
+from diffdict.run.kept_averages import KeepAverages
 from diffdict.training.average import average_decay
-from diffdict.training.kept_averages import KeepAverages
 from tests.tasks.test_diffusion import FLAGS, model, pictures
 
 DECAYS = [0.5, 0.0]
