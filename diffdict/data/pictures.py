@@ -52,9 +52,7 @@ def decode_picture(source: Path | BytesIO, name: str) -> UInt8[np.ndarray, "heig
     except UNREADABLE as error:
         unknown = isinstance(error, UnidentifiedImageError)  # it says where bytes lie in memory
         why = "no format that Pillow reads" if unknown else error
-        raise UserError(
-            f"{name} is no whole picture ({why}): replace it or take it out"
-        ) from error
+        raise UserError(f"{name} is no whole picture ({why}): replace it or take it out") from error
 
 
 def read_mask(path: Path) -> Integer[np.ndarray, "height width"]:
