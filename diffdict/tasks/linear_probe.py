@@ -23,9 +23,9 @@ from diffdict.classifiers.linear import LinearHeads
 from diffdict.classifiers.probe_settings import check_probe, check_same_probe, checked_rates
 from diffdict.classifiers.targets.picture_targets import picture_targets
 from diffdict.errors import UserError
-from diffdict.features.codes.mirror_vectors import MirrorVectors
 from diffdict.features.kept_vectors import AbandonUnfinished, KeptVectors
 from diffdict.features.locations import Blocks, Timesteps
+from diffdict.features.mirror_vectors import MirrorVectors
 from diffdict.features.noise import Noise
 from diffdict.features.passes import Passes
 from diffdict.features.pooled import pooled_vectors

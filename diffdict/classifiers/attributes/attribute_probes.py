@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -200,29 +200,26 @@ class AttributeProbes(nn.Module):
             )
         for order in (None, *self.orders) if nested else ():
             ends = [place.part.end for place in nested if place.order == order]
-            columns = self._order(rows.shape[1], order)
-            each = [
-                [group.permuted(columns).prefix_scores(x[:, columns], r, ends) for r in self.ridges]
-                for group, x in zip(groups, standard, strict=True)
-            ]
+            each = []
+            for group, x in zip(groups, standard, strict=True):
+                if order is not None:
+                    columns = permutation(rows.shape[1], self.seed, order)
+                    group, x = group.permuted(columns), x[:, columns]  # one copy for all ridges
+                each.append([group.prefix_scores(x, ridge, ends) for ridge in self.ridges])
             for _ in ends:
                 yield self._together(groups, [[next(one) for one in of] for of in each])
 
     def _together(
         self, groups: Sequence[RidgeGroup], scores: Sequence[Sequence[Tensor]]
     ) -> Float[Tensor, "pictures ridges attributes"]:
-        """The attributes of all groups in their own order."""
-        first = torch.stack(list(scores[0]), dim=1)
-        out = first.new_empty(*first.shape[:2], len(self.attributes))
-        for group, group_scores in zip(groups, scores, strict=True):
-            out[..., group.attributes] = torch.stack(list(group_scores), dim=1)
+        """The attributes of all groups in their own order, in float32: of many pictures many."""
+        first = scores[0][0]
+        sizes = len(first), len(scores[0]), len(self.attributes)
+        out = torch.empty(sizes, device=first.device)
+        for group, own in zip(groups, scores, strict=True):
+            for ridge, answers in enumerate(own):
+                out[:, ridge, group.attributes] = answers.float()
         return out.cpu()
-
-    def _order(self, channels: int, order: int | None) -> Int64[Tensor, " channels"]:
-        """The entries as they are, or in a drawn order."""
-        if order is None:
-            return torch.arange(channels)
-        return permutation(channels, self.seed, order)
 
     def _deviations(
         self, place: AttributePlace, scores: Tensor, test: Float64[Tensor, "pictures attributes"]
