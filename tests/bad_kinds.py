@@ -14,7 +14,7 @@ ROWS = [
     ("train sae", "data.compute=fp8", "data.compute is one of fp32, bf16", "data.compute=fp32"),
     ("train mlp", "model.members=[]", "data.members must be int", "model.members=…"),
     ("train mlp", "model.patience=[]", "model.patience must be int or null", "got []"),
-    ("train mlp", "model.classifiers=-1", "model.classifiers must be a list or null or str", "-1"),
+    ("train mlp", "model.classifiers=-1", "must be a list or null or str", "got -1"),
     ("extract samples", "model.label=[1]", "model.label must be int or null", "got [1]"),
     ("extract samples", "sampler.respacing=[]", "Respacing []", "ddim50"),
     (
@@ -24,6 +24,18 @@ ROWS = [
         "'nope'",
     ),
     ("evaluate", "runs=sae report=table report.table.metrics=a", "metrics must be a list", "'a'"),
+    ("train sae", "timestep=[50,50]", "timestep names 50 twice", "each once"),
+    ("train sae", "block=[1,1]", "block names 1 twice", "each once"),
+    ("train sae", "block=", "block is 6, [5,6,7,8,12] or all, got ''", "block=6"),
+    ("train sae", "block=1.5", "got 1.5", "block=6"),
+    ("train pictures", "dataset.path=twice", "twice/classes.json", "names 'sky' twice"),
+    ("train pictures", "dataset.path=ignored", "ignore_label is 'c'", '"ignore_label": 255'),
+    (
+        "evaluate",
+        "ckpt_path=sae/last.ckpt dataset.test_pictures=1",
+        "dataset comes with the checkpoint",
+        "+dataset.test_pictures=",
+    ),
     # ---- keys of the root that name a path
     ("evaluate", "ckpt_path=5", "ckpt_path is a path, got 5", "ckpt_path=./5"),
     ("evaluate", "ckpt_path=", "ckpt_path is a path, got ''", "ckpt_path=null"),
