@@ -77,8 +77,8 @@ def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:
     whole = place or "the root"
     if not keys:  # of evaluate.py, whose checkpoint brings them
         return (
-            f"{link.full_key}: {whole} comes with the checkpoint and has no keys here. Name it whole, "
-            f"{whole}=NAME, and its keys behind it, or add to what comes: +{link.full_key}=…"
+            f"{link.full_key}: {whole} comes with the checkpoint and has no keys here. Name it "
+            f"whole, {whole}=NAME, and its keys, or add to what comes: +{link.full_key}=…"
         )
     return f"{link.full_key} is no key of {whole}{near} Keys of {whole}: {', '.join(keys)}"
 
