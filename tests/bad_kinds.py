@@ -23,7 +23,12 @@ ROWS = [
         "report.grid.classes must be a list or null",
         "'nope'",
     ),
-    ("evaluate", "runs=sae report=table report.table.metrics=a", "metrics is a list of figures", "'a'"),
+    (
+        "evaluate",
+        "runs=sae report=table report.table.metrics=a",
+        "metrics is a list of figures",
+        "'a'",
+    ),
     ("train sae", "timestep=[50,50]", "timestep names 50 twice", "each once"),
     ("train sae", "block=[1,1]", "block names 1 twice", "each once"),
     ("train sae", "block=", "block is 6, [5,6,7,8,12] or all, got ''", "block=6"),
