@@ -87,13 +87,15 @@ def pictures() -> None:
     first.write_bytes(first.read_bytes()[:200])
     Path("words/train/0.png").write_text("no picture")
     noise("wide/train/0.png", size=(20, 16))
-    for name in ("nine", "unmasked", "small", "coloured", "letters"):
+    for name in ("nine", "unmasked", "small", "coloured", "letters", "twice", "ignored"):
         shutil.copytree("labelled", name)
         os.remove(f"{name}/train/1_mask.png")
     noise("nine/train/1_mask.png", "L", most=9)
     noise("small/train/1_mask.png", "L", size=(8, 12), most=3)
     noise("coloured/train/1_mask.png", "RGBA")
     Path("letters/classes.json").write_text('{"classes": "abc"}')
+    Path("twice/classes.json").write_text('{"classes": ["sky", "sea", "sky"]}')
+    Path("ignored/classes.json").write_text('{"classes": ["a", "b", "c"], "ignore_label": "c"}')
     os.makedirs("nothing")
 
 

@@ -54,8 +54,7 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
     def open_door() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises; we print the message
         try:
-            words = [at_home(word) for word in sys.argv[1:]]
-            sys.argv[1:] = _expanded(task.__name__, _flags_first(words))
+            sys.argv[1:] = _expanded(task.__name__, _flags_first(sys.argv[1:]))
             _leave_folder_to_first_rank()
             hydra.main(version_base="1.3", config_path=folder("conf"), config_name=task.__name__)(
                 job
@@ -85,7 +84,8 @@ def door(task: Callable[[DictConfig], float | None]) -> Callable[[], None]:
 
 
 def _expanded(door: str, words: list[str]) -> list[str]:
-    """The words of a task that this door runs; of `checkpoints=` those of its sweep."""
+    """The words of a task that this door runs, ~/ written out; of `checkpoints=` its sweep's."""
+    words = [at_home(word) for word in words]
     check_task_door(door, words)
     if door == "train":
         return words

@@ -75,6 +75,11 @@ def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:
     keys = sorted(str(name) for name in parent if name != "_target_" and name != "_partial_")
     near = _near(key, keys if place else {*keys, *_groups()}, place) or "."
     whole = place or "the root"
+    if not keys:  # of evaluate.py, whose checkpoint brings them
+        return (
+            f"{link.full_key}: {whole} comes with the checkpoint and has no keys here. Name it "
+            f"whole, {whole}=NAME, and its keys, or add to what comes: +{link.full_key}=…"
+        )
     return f"{link.full_key} is no key of {whole}{near} Keys of {whole}: {', '.join(keys)}"
 
 

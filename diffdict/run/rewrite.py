@@ -150,8 +150,10 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
     keep_trained_values(merged, merged)
     for key in EVALUATION:
         merged[key] = cfg[key]
-    if cfg.dataset is not None:
+    if cfg.dataset is not None and "_target_" in cfg.dataset:
         merged.dataset = cfg.dataset  # replaced as a whole; the backbone stays
+    else:
+        merged.dataset.update(cfg.dataset or {})  # +dataset.test_pictures=20
     for key in {*override_keys} & {"timestep", "block"}:
         merged[key] = cfg[key]
     for key in cfg.data:

@@ -1,6 +1,7 @@
 """Checks a config's root keys and trainer before anything is built."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,9 +117,12 @@ def _seed(name: str, value: object) -> None:
 def _where(name: str, value: object, kinds: tuple[type, ...], example: str) -> None:
     """Checks a timestep or block: one or several; null if the network has none."""
     values = list(value) if OmegaConf.is_list(value) else [value]
-    if values and (value is None or all(type(one) in kinds for one in values)):
+    if twice := [one for one in values if values.count(one) > 1]:
+        raise UserError(f"{name} names {twice[0]} twice, got {value}: each once")
+    if values and (value is None or all(type(one) in kinds and one != "" for one in values)):
         return
-    raise UserError(f"{name} is {example}, got {value!r}: {name}={example.split(' or ')[0]}")
+    first = re.split(", | or ", example)[0]
+    raise UserError(f"{name} is {example}, got {value!r}: {name}={first}")
 
 
 def _noise(noise: Mapping) -> None:
