@@ -134,6 +134,8 @@ def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
         (["dataset.image_size=60"], "sides are divisible by 8, got 60"),
         (["backbone.prompt=a face"], "has no model_index.json and so no text encoders"),
         (["backbone.prompt=none.npz"], "is no .npz of arrays"),
+        (["backbone.words=[cat]"], "words.npz is a file: backbone.prompt=TEXT"),
+        (["block=up_blocks.0.cross.cat"], "has no block 'up_blocks.0.cross.cat'. Its blocks: down"),
     ],
 )
 def test_a_mistake_is_one_line(opened, tmp_path, words, said):

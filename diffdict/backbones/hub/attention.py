@@ -97,9 +97,7 @@ def text_shares(
 def mean_map(maps: Sequence[Tensor]) -> Tensor:
     """The mean of layers' maps on the finest of their grids."""
     finest = max(tuple(x.shape[2:]) for x in maps)
-    fine = [
-        x if x.shape[2:] == finest else F.interpolate(x, finest, mode="bilinear") for x in maps
-    ]
+    fine = [x if x.shape[2:] == finest else F.interpolate(x, finest, mode="bilinear") for x in maps]
     return sum(fine[1:], fine[0]) / len(fine)
 
 
