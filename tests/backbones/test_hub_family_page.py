@@ -56,8 +56,9 @@ def test_a_family_is_one_file(chroma):
     net = Hub(str(chroma), SIDE, guidance=3.0, taps="attention", **told("chroma", chroma)).eval()
     own, side = pipeline_of("chroma", chroma), SIDE // FACTOR
     noise = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(5))
+    text = {key: x.float() for key, x in words("chroma").items()}
     theirs = own(
-        **words("chroma"),
+        **text,
         latents=own._pack_latents(noise, 1, 4, side, side),
         guidance_scale=3.0,
         height=SIDE,
@@ -70,7 +71,7 @@ def test_a_family_is_one_file(chroma):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     maps = net.features(noise, 300, None)
     assert list(maps) == ["transformer_blocks.0", "single_transformer_blocks.0"]
-    for x in maps.values():  # five tokens, of which two are padding
+    for x in maps.values():  # five tokens of text
         assert x.shape == (1, 5, side // 2, side // 2)
-        assert x[:, :3].min() > 0
-        assert x[:, 3:].abs().max() < 1e-6
+        assert x.min() > 0
+        assert x.sum(1).max() < 1
