@@ -298,7 +298,7 @@ def t5_letters() -> object:
 
 
 def qwen(family: str) -> torch.nn.Module:
-    """A language model of letters: FLUX.2's, whose layers 9, 18 and 27 are read, or Qwen-Image's."""
+    """A language model of letters: FLUX.2's, read at layers 9, 18 and 27, or Qwen-Image's."""
     import transformers
 
     sizes = {"intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}

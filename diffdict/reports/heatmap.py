@@ -184,6 +184,8 @@ def _draw_part(
     for axes in every[-1]:
         axes.set_xlabel("timestep")
     bar = part.colorbar(mesh, ax=list(every.flat), aspect=14, pad=0.02)
+    if limits[0] == limits[1]:  # one value has no scale
+        bar.set_ticks([limits[0]], labels=[brief(limits[0])])
     if chances:
         chance = sum(chances) / len(chances)
         bar.ax.axhline(chance, color=RANDOM, lw=2)
@@ -198,6 +200,8 @@ def _said(mean: Mean) -> str:
 
 def brief(value: float) -> str:
     """A figure in a cell's width: three decimals, unless it is a count, large or tiny."""
-    if value == round(value) or abs(value) >= 10:
+    if value == round(value) or abs(value) >= 1000:
         return f"{value:.4g}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
     return f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.0e}"

@@ -139,7 +139,10 @@ class Names(pl.Callback):
         held_out = {latent: activity.cases(latent, judging, self.count) for latent in candidates}
         names = choose_names(candidates, shown, cut, self.scorer)
         judgements = self._judged(sae, names, held_out, cut, folder)
-        _write_names(sae, rows_of(names, judgements, crops), folder)
+        rows = rows_of(names, judgements or {}, crops)
+        _write_names(sae, rows, folder)
+        worth = f"{len(rows)} latents named, to be judged"
+        print(f"names: {folder / 'names.csv'}: {mean_detection(rows) if judgements else worth}")
 
     def _candidates(self, crops: Mapping[int, Sequence[Crop]], cut: Cutter) -> dict[int, list[str]]:
         """The namer's."""
@@ -148,8 +151,8 @@ class Names(pl.Callback):
 
     def _judged(
         self, sae: Sae, names: Mapping[int, str], cases: Mapping, cut: Cutter, folder: Path
-    ) -> dict[int, Judgement]:
-        """By the scorer, or by who answered; else the questions go out and nothing is known yet."""
+    ) -> dict[int, Judgement] | None:
+        """By the scorer, or by who answered; None: the questions went out and nothing is known."""
         if self.scorer is not None:
             return judge(names, cases, cut, self.scorer)
         asked = Questionnaire(names, cases)
@@ -159,7 +162,7 @@ class Names(pl.Callback):
         asked.write_crops(folder, cut)
         write_questions(path, key_of(sae), asked.questions())
         print(how_to_go_on(path, '"scores"', "scores"))
-        return {}
+        return None
 
 
 def _ask_for_names(
@@ -183,4 +186,3 @@ def _write_names(sae: Sae, rows: Sequence[Row], folder: Path) -> None:
         {"dictionary": key_of(sae), "names": names}, indent=1, ensure_ascii=False
     )
     files.write_atomic(folder / "names.json", text.encode())
-    print(f"names: {folder / 'names.csv'}: {mean_detection(rows)}")

@@ -179,7 +179,10 @@ def test_a_single_variant_is_taken_and_pickles_and_parts_are_not(unet, folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"_class_name": "VQModel"}, "is a VQModel; backbone=hub takes UNet2DModel, UNet2DCond"),
+        (
+            {"_class_name": "VQModel"},
+            "is a VQModel; backbone=hub takes DiTTransformer2DModel, Flux",
+        ),
         ({"_class_name": "UNet2DConditionModel"}, "stands in no pipeline with an autoencoder"),
         ({"in_channels": 4}, "is a U-Net of 4 channels; pictures have 3"),
         ({"num_class_embeds": 10}, "is a class-conditional U-Net"),

@@ -12,9 +12,8 @@ from tests.tiny_pipelines import FACTOR, SIDE, save_pipeline, save_with_encoders
 
 LATENT = SIDE // FACTOR
 TEXT = "A cat, two"
-# a block, its layers of attention, and the pieces of "cat" among a prompt's tokens: of letters, "a",
-# "cat" behind the beginning (CLIP), each word with the mark of its beginning (T5); SD3 has nine of
-# CLIP's first
+# a block, its layers of attention, and the pieces of "cat" among the tokens of letters: of CLIP
+# behind its beginning, of T5 each word with a mark before it; SD3 has CLIP's nine first
 CLIP, T5 = [2, 3, 4], [2, 3, 4, 5]
 JOINT = CLIP + [9 + place for place in T5]
 CASES = {
@@ -169,11 +168,7 @@ def test_words_that_cannot_be_seen_are_one_line(folders, tmp_path):
         assert "\n" not in str(wrong.value)
     net = make(folders, "sd", words=["cat"])
     with pytest.raises(UserError, match=r"attention at mid_block\.cross\.cat, which cannot be ed"):
-        net(
-            torch.zeros(1, 4, 8, 8),
-            torch.tensor([3]),
-            edits={"mid_block.cross.cat": lambda h, at: h},
-        )
+        net(torch.zeros(1, 4, 8, 8), torch.tensor([3]), edits={"mid_block.cross.cat": torch.add})
     with pytest.raises(UserError, match=r"has no block 'mid_block\.cross\.dog'.*cross\.cat"):
         net.chosen("mid_block.cross.dog")
     folder = save_pipeline("dit", tmp_path / "dit")

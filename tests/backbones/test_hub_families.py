@@ -6,10 +6,13 @@ from functools import partial
 import diffusers
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diffdict.backbones.hub import Hub
 from diffdict.backbones.hub.families.flux import packed
+from diffdict.backbones.hub.memory import FusedAttention, TensorMemory, pass_bytes
 from diffdict.errors import UserError
+from diffdict.files import human_bytes
 from diffdict.run.info import info
 from tests.tiny_pipelines import (
     FACTOR,
@@ -328,10 +331,32 @@ def test_info_says_what_the_folder_holds_before_a_weight_is_read(family, folders
     number = sum(parameter.numel() for parameter in network.parameters())
     assert f"{FAMILIES[family].network}, {number:,} parameters" in said
     assert f"blocks {', '.join(OUTER[family])}\n" in said
+    text = "" if family == "dit" else " with 77 tokens of text"
+    assert f"a pass over one picture{text} takes {human_bytes(pass_bytes(net.family, 77))} " in said
     level = net.noise_level(500)
     row = next(line for line in said.splitlines() if line.split()[0] == "500")
     assert float(row.split()[2]) == pytest.approx(level, rel=1e-3)
     assert float(row.split()[-1]) == pytest.approx(-2 * math.log(level), abs=0.01)
+
+
+@torch.no_grad()
+def test_a_pass_takes_what_its_tensors_hold_at_once():
+    """Of a chain what goes into a layer and what comes out; no view of either, and no weight."""
+    chain = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000) for _ in range(5)))
+    x = torch.ones(3, 1000)
+    with TensorMemory() as memory:
+        chain(x)
+    assert memory.peak == 2 * x.nbytes
+    assert memory.held == 0
+    with TensorMemory() as memory:
+        kept = [x + 1, x.T, x + 2]
+    assert memory.peak == memory.held == 2 * x.nbytes
+    del kept
+    assert memory.held == 0
+    query, value = torch.empty(1, 2, 50, 8, device="meta"), torch.empty(1, 2, 70, 4, device="meta")
+    with TensorMemory() as memory, FusedAttention():
+        F.scaled_dot_product_attention(query, query.new_empty(1, 2, 70, 8), value=value)
+    assert memory.peak == 4 * (2 * 70 * 8 + 2 * 50 * 4)
 
 
 def test_a_full_device_is_one_line(folders, monkeypatch):

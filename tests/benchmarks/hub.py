@@ -64,12 +64,12 @@ def main() -> None:
         shown, stored = list(range(BATCH)), net.prepared(images)
         once = median(lambda: passes.maps(images, shown))  # noqa: B023
         from_store = median(lambda: passes.maps(stored, shown))  # noqa: B023
-        each = median(
-            lambda: [net.features(images, t, [block], noise) for t in (50, 250, 500)]  # noqa: B023
-        )
+        anew = lambda: [net.features(images, t, [block], noise) for t in (50, 250, 500)]  # noqa: B023, E731
+        each, work = median(anew), flops(anew) / flops(lambda: passes.maps(stored, shown))  # noqa: B023
         print(
-            f"{family}: three timesteps, encoded each time / once / stored: "
-            f"{each:.3f} s, {once:.3f} s, {from_store:.3f} s: {each / from_store:.2f}× stored"
+            f"{family}: three timesteps, encoded each time / once / stored: {each:.3f} s, "
+            f"{once:.3f} s, {from_store:.3f} s: {each / from_store:.2f}× stored, "
+            f"by FLOPs {work:.2f}×"
         )
 
 

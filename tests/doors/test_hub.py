@@ -115,6 +115,26 @@ def test_a_dictionary_learned_live_steers_what_is_drawn(opened, tmp_path, family
     assert not np.array_equal(pairs["on"][:, 1], plain)
 
 
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_a_dictionary_is_worth_the_same_live_and_from_a_store(opened, tmp_path, family):
+    """The same tokens either way, in float32; live ones leave nothing on disk."""
+    words = [*network(family, tmp_path), *FACES, "data.num_workers=0", "storage=fp32"]
+    run = opened("extract", *words)
+    run.trainer.predict(run.model, run.data, return_predictions=False)
+    learn = [*words[:-2], "task=sae", "model.concepts=null", *FEW, "trainer.max_steps=9"]
+    stored = opened("train", *learn)
+    stored.trainer.fit(stored.model, stored.data)
+    fvu = stored.trainer.test(stored.model, stored.data, verbose=False)[0]["test/fvu"]
+    live = [*learn, "data.source=live", "data.dtype=fp32", "paths.features=nowhere"]
+    run = opened("train", *live)
+    same = run.trainer.test(stored.model, run.data, verbose=False)[0]["test/fvu"]
+    assert same == pytest.approx(fvu, rel=1e-4)
+    run.trainer.fit(run.model, run.data)
+    learned = run.trainer.test(run.model, run.data, verbose=False)[0]["test/fvu"]
+    assert learned == pytest.approx(fvu, rel=1e-2), "the same order of the same tokens"
+    assert not (tmp_path / "nowhere").exists()
+
+
 def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
     """What a run of samples has left."""
     run.trainer.predict(run.model, run.data, return_predictions=False)
@@ -134,6 +154,8 @@ def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
         (["dataset.image_size=60"], "sides are divisible by 8, got 60"),
         (["backbone.prompt=a face"], "has no model_index.json and so no text encoders"),
         (["backbone.prompt=none.npz"], "is no .npz of arrays"),
+        (["backbone.words=[cat]"], "words.npz is a file: backbone.prompt=TEXT"),
+        (["block=up_blocks.0.cross.cat"], "has no block 'up_blocks.0.cross.cat'. Its blocks: down"),
     ],
 )
 def test_a_mistake_is_one_line(opened, tmp_path, words, said):

@@ -122,6 +122,14 @@ def test_the_best_is_bright_also_where_less_is_better(sweep, tmp_path, drawn):
     assert best > worst
 
 
+def test_a_figure_that_is_the_same_everywhere_has_one_tick(sweep, tmp_path, drawn):
+    folder = sweep({"block": 1, "test/l0": 32.0}, {"block": 2, "test/l0": 32.0})
+    Heatmap(tmp_path).collect(find_runs(str(folder)))
+    panel, bar = drawn()[0].axes
+    assert set(cells(panel).values()) == {"32"}
+    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["32"]
+
+
 def test_less_is_better_where_it_is(sweep, tmp_path, capsys):
     folder = sweep({"block": 1, "test/fvu": 0.2}, {"block": 2, "test/fvu": 0.1})
     Heatmap(tmp_path).collect(find_runs(str(folder)))
@@ -247,7 +255,15 @@ def test_no_torch_is_needed_and_no_matplotlib_before_something_is_drawn():
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.23, "0.230"), (32.0, "32"), (0.0, "0"), (1.5, "1.500"), (1234.5, "1234"), (2e-5, "2e-05")],
+    [
+        (0.23, "0.230"),
+        (32.0, "32"),
+        (0.0, "0"),
+        (1.5, "1.500"),
+        (28.07, "28.1"),
+        (1234.5, "1234"),
+        (2e-5, "2e-05"),
+    ],
 )
 def test_figures_are_brief(value, said):
     assert brief(value) == said

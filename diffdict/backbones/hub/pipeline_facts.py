@@ -8,6 +8,7 @@ import torch
 from diffdict.backbones.autoencoders.latent_layouts import LAYOUTS
 from diffdict.backbones.hub.families.family import Family
 from diffdict.backbones.hub.families.registry import family_of
+from diffdict.backbones.hub.memory import pass_bytes
 from diffdict.backbones.hub.pipeline_folder import (
     network_folder,
     pipeline_folder,
@@ -18,6 +19,7 @@ from diffdict.backbones.hub.scheduler import PREDICTS, process_of
 from diffdict.diffusion.process import Process
 from diffdict.files import human_bytes
 
+TOKENS = 77  # of a text, in the pass whose memory is said
 SHOWN = (1, 50, 100, 150, 250, 400, 500, 600, 750, 900, 999)  # of 1000 timesteps
 
 
@@ -42,6 +44,10 @@ def describe_pipeline(path: Path) -> str:
         f"reads {_read(family, folder)}",
         f"blocks {', '.join(outer)}",
     ]
+    if (taken := pass_bytes(family, TOKENS)) is not None:
+        single, half = (human_bytes(taken * width // 4) for width in (4, 2))
+        text = "" if family.text is None else f" with {TOKENS} tokens of text"
+        lines.append(f"a pass over one picture{text} takes {single} more in fp32, {half} in bf16")
     config = scheduler_config(folder)
     if config is None:
         return "\n".join([*lines, "no scheduler beside it"])

@@ -8,6 +8,8 @@ from diffdict.backbones.hub.families.family import Family, Setting, as_batch
 class ClassTransformer(Family):
     """Told a class; features are those of the null class, which stands after the last one."""
 
+    of = "DiTTransformer2DModel"
+
     @property
     def classes(self) -> int | None:
         """ImageNet's 1000, unless told."""

@@ -38,6 +38,7 @@ class Family(ABC):
     `config` is the config.json beside the weights.
     """
 
+    of = ""  # the class in diffusers that it reads
     component = "transformer"  # what a pipeline calls the network, and its folder
     latent = True  # whether it looks at the latents of an autoencoder
     cross = ""  # how a layer ends that attends from the picture to the text

@@ -19,6 +19,7 @@ PATCH = 2  # the side of what the pipeline packs into a token, whatever patch_si
 class PackedTransformer(Family):
     """Told T5's states and CLIP's vector; dev, which was distilled, also a guidance."""
 
+    of = "FluxTransformer2DModel"
     cross, tokenizers = "attn", ("tokenizer_2",)
 
     @property

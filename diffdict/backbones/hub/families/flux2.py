@@ -20,6 +20,7 @@ LARGE = 4300  # tokens, above which the line through 200 steps holds for all
 class PatchTransformer(Family):
     """Told the states of a language model; dev, which was distilled, also a guidance."""
 
+    of = "Flux2Transformer2DModel"
     cross = "attn"
 
     @property

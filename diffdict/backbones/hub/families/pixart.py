@@ -10,6 +10,7 @@ from diffdict.backbones.hub.prompt import Prompt
 class CrossTransformer(Family):
     """PixArt-α and -Σ; α of 1024 px is also told size and shape of its picture."""
 
+    of = "PixArtTransformer2DModel"
     cross, tokenizers = "attn2", ("tokenizer",)
 
     @property

@@ -14,6 +14,7 @@ from diffdict.backbones.hub.prompt import Prompt
 class FrameTransformer(PackedTransformer):
     """Told the states of a language model that sees, and which of them are padding."""
 
+    of = "QwenImageTransformer2DModel"
     tokenizers = ()
 
     @property

@@ -1,39 +1,38 @@
-"""The families that backbone=hub knows, by the class that a folder's config.json names."""
+"""The families that backbone=hub knows: of every file beside this one the class that says its own.
 
+By the class of diffusers that a folder's config.json names.
+"""
+
+import pkgutil
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
-from diffdict.backbones.hub.families.dit import ClassTransformer
+from diffdict.backbones.hub import families
 from diffdict.backbones.hub.families.family import Family
-from diffdict.backbones.hub.families.flux import PackedTransformer
-from diffdict.backbones.hub.families.flux2 import PatchTransformer
-from diffdict.backbones.hub.families.pixart import CrossTransformer
-from diffdict.backbones.hub.families.qwen_image import FrameTransformer
-from diffdict.backbones.hub.families.sd3 import JointTransformer
-from diffdict.backbones.hub.families.unet2d import PixelUnet
-from diffdict.backbones.hub.families.unet2d_condition import TextUnet
 from diffdict.errors import UserError
 
-FAMILIES: Mapping[str, type[Family]] = {
-    "UNet2DModel": PixelUnet,
-    "UNet2DConditionModel": TextUnet,
-    "DiTTransformer2DModel": ClassTransformer,
-    "PixArtTransformer2DModel": CrossTransformer,
-    "SD3Transformer2DModel": JointTransformer,
-    "FluxTransformer2DModel": PackedTransformer,
-    "Flux2Transformer2DModel": PatchTransformer,
-    "QwenImageTransformer2DModel": FrameTransformer,
-}
+
+def known_families() -> Mapping[str, type[Family]]:
+    """Every family, by the name of diffusers' class."""
+    known: dict[str, type[Family]] = {}
+    for file in pkgutil.iter_modules(families.__path__):
+        if file.name != Path(__file__).stem:
+            module = import_module(f"{families.__name__}.{file.name}")
+            classes = [each for each in vars(module).values() if isinstance(each, type)]
+            own = [each for each in classes if each.__module__ == module.__name__]
+            known |= {each.of: each for each in own if issubclass(each, Family) and each.of}
+    return known
 
 
 def family_of(config: Mapping, folder: Path) -> Family:
     """The family of a config, where it can look at pictures."""
-    kind = config.get("_class_name")
-    if kind not in FAMILIES:
+    kind, known = config.get("_class_name"), known_families()
+    if kind not in known:
         raise UserError(
-            f"{folder} is a {kind}; backbone=hub takes {', '.join(FAMILIES)}: choose another folder"
+            f"{folder} is a {kind}; backbone=hub takes {', '.join(known)}: choose another folder"
         )
-    family = FAMILIES[kind](config)
+    family = known[kind](config)
     if (why := family.refusal()) is not None:
         raise UserError(f"{folder} is {why}: choose another folder or dataset.image_size")
     return family

@@ -12,6 +12,7 @@ from diffdict.backbones.hub.prompt import Prompt
 class JointTransformer(Family):
     """Told the states of three encoders and one vector; a timestep is a thousandth of noise."""
 
+    of = "SD3Transformer2DModel"
     cross, tokenizers = "attn", ("tokenizer", "tokenizer_3")
 
     @property

@@ -17,6 +17,7 @@ class PixelUnet(Family):
     A block's map is what it hands on: after its attention and, at a level's end, enlarged.
     """
 
+    of = "UNet2DModel"
     component, latent = "unet", False
 
     @property

@@ -19,6 +19,7 @@ SIZES = 6  # original height and width, top and left of the crop, target height 
 class TextUnet(Family):
     """SDXL where the config says addition_embed_type=text_time, else Stable Diffusion."""
 
+    of = "UNet2DConditionModel"
     component, cross, tokenizers = "unet", "attn2", ("tokenizer",)
 
     @property
