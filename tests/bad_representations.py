@@ -126,11 +126,24 @@ ROWS = [
         ("extract rcdm", words, *said)
         for words, *said in (
             ("", "no picture without its vector", "condition=pictures"),
-            ("condition=pictures model.guidance=2", "learned without vectors", "model.drop=0.1"),
-            ("condition=pictures model.guidance=-1", "got -1", "1.0 is the plain"),
-            ("condition=pictures model.guidance=nan", "got nan", "1.0 is the plain"),
             (
-                "condition=pictures representation=pooled representation.grid=2",
+                "condition=pictures condition.number=2 model.guidance=2",
+                "learned without vectors",
+                "model.drop=0.1",
+            ),
+            (
+                "condition=pictures condition.number=2 model.guidance=-1",
+                "got -1",
+                "1.0 is the plain",
+            ),
+            (
+                "condition=pictures condition.number=2 model.guidance=nan",
+                "got nan",
+                "1.0 is the plain",
+            ),
+            (
+                "condition=pictures condition.number=2 representation=pooled backbone@seer=pixels "
+                "representation.grid=2",
                 "of width 5, pooled_pixels gives 20",
                 "representation.part=head",
             ),
@@ -139,10 +152,22 @@ ROWS = [
             ("condition=pictures condition.number=9", "has 2", "condition.number=2"),
             ("condition=pictures condition.path=nowhere", "neither a picture", "name one"),
             ("condition=pictures condition.path=nothing", "holds no pictures", "name a folder"),
-            ("condition=pictures condition.path=words/train", "0.png", "replace it"),
-            ("condition=pictures condition.path=empty.png", "empty.png", "replace it"),
-            ("condition=pictures condition.path=tiny.png", "tiny.png", "6×6"),
-            ("condition=pictures condition.path=thin.png", "thin.png", "1000×20"),
+            (
+                "condition=pictures condition.number=1 condition.path=words/train",
+                "0.png",
+                "replace it",
+            ),
+            (
+                "condition=pictures condition.number=1 condition.path=empty.png",
+                "empty.png",
+                "replace it",
+            ),
+            ("condition=pictures condition.number=1 condition.path=tiny.png", "tiny.png", "6×6"),
+            (
+                "condition=pictures condition.number=1 condition.path=thin.png",
+                "thin.png",
+                "1000×20",
+            ),
             ("condition=file condition.path=vectors.npy", "vectors of 5", "has 8"),
             ("condition=file condition.path=nan.npy", "row 0", "NaN"),
             ("condition=file condition.path=rowless.npy", "[0, 5]", "one row or more"),
@@ -152,7 +177,7 @@ ROWS = [
     *(
         ("extract encoder", f"representation.checkpoint={words}", *said)
         for words, *said in (
-            ("pickle.ckpt representation=simclr", "pickle.ckpt", "Where VISSL is installed"),
+            ("code.ckpt representation=simclr", "is refused", "Where VISSL is installed"),
             ("text.ckpt representation=vicreg", "text.ckpt", "save it again"),
             ("anothers.pt representation=dino", "holds no trunk of dino", "choose the rep"),
         )

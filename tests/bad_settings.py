@@ -63,7 +63,7 @@ SETTINGS = {  # what stands before the words of a row
     ],
     "extract rcdm": [
         *(*QUIET, "task=samples", "backbone=rcdm", *NET[:-1], "backbone.checkpoint=rcdm/last.ckpt"),
-        *("dataset=toy_faces", *FACES, "backbone@seer=pixels", "sampler.respacing=ddim2"),
+        *("dataset=toy_faces", *FACES, "sampler.respacing=ddim2"),
     ],
     "extract encoder": [*QUIET, "task=vectors", *FACES, "representation.checkpoint=null"],
     "extract codes": [*QUIET, "task=vectors", *FACES, "representation=codes"],

@@ -19,7 +19,6 @@ ROWS = [
     ("extract steering", "latents=[0] amount=[]", "changes nothing", "amount=-2"),
     ("extract steering", "latents=[0] amount=nan", "got nan", "amount=-2"),
     ("extract steering", "latents=[0] amount=[1,inf]", "got inf", "amount=-2"),
-    ("extract steering", "latents=[0] amount=strong", "got strong", "amount=-2"),
     ("extract steering", "latents=[-1]", "has the latents 0 to", "got -1"),
     ("extract steering", "latents=[0] most=2", "most counts a class's latents", "leave one"),
     ("extract steering", "latents=[0] model.label=3", "knows no classes", "leave it out"),

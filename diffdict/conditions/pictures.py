@@ -120,7 +120,8 @@ class PictureVectors(ConditionSource):
     ) -> Float[Tensor, "3 side side"]:
         """A picture in [-1, 1] at this size."""
         if self.files is not None:
-            return open_picture(self.files[index], side, chosen_fit(self.fit, maker, "guided"))
+            fit = chosen_fit(self.fit, maker, "guided")
+            return open_picture(self.files[index], side, fit, strict=True)
         return self.opened.at(side)[index]["image"]
 
     def names(self) -> Sequence[str]:

@@ -58,11 +58,14 @@ class OnePicture(Dataset):
         return "the picture"
 
 
-def open_picture(path: str | Path, side: int, fit: str = "center") -> Float[Tensor, "3 side side"]:
+def open_picture(
+    path: str | Path, side: int, fit: str = "center", strict: bool = False
+) -> Float[Tensor, "3 side side"]:
     """A picture file as a square, upright, at this size and in [-1, 1].
 
     `fit`: center, the middle square; guided, that as guided-diffusion cuts and resizes it; squash,
-    all of the picture whatever that makes of its shape.
+    all of the picture whatever that makes of its shape. `strict`: center too refuses what is
+    thinner than 8 pixels, or 50 times as long as wide.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,9 +74,10 @@ def open_picture(path: str | Path, side: int, fit: str = "center") -> Float[Tens
     if not path.is_file():
         raise UserError(f"No picture at {path}: picture=PATH names one file")
     pixels = _upright(decode_picture(path, str(path)), path)
+    if strict or fit != "center":
+        check_sides(pixels, str(path))
     if fit == "center":
         return fit_picture(pixels, side, "center", str(path))
-    check_sides(pixels, str(path))
     side = side or min(pixels.shape[:2])
     square = fit_guided(pixels, side) if fit == "guided" else squashed(pixels, side)
     return in_range(square.transpose(2, 0, 1))

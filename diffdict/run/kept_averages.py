@@ -29,7 +29,7 @@ class KeepAverages(pl.Callback):
         self._loaded: list[Mapping] | None = None
         self._step = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All begin as the task's own average, or as a checkpoint has them."""
         self.averages = nn.ModuleList(copy.deepcopy(pl_module.ema) for _ in self.decays)
         for average, state in zip(self.averages, self._loaded or [], strict=False):

@@ -152,12 +152,6 @@ class Sae(nn.Module):
         """Codes from pre-activations, as at inference; `part` selects the latents."""
         raise NotImplementedError
 
-    def codes_of(
-        self, pre: Float[Tensor, "tokens latents"], part: Int64[Tensor, " part"]
-    ) -> Float[Tensor, "tokens part"]:
-        """Codes of some latents, as at inference, from the pre-activations of all."""
-        return self.activate(pre)[:, part]
-
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens latents"]:
         """Codes of raw tokens as a matrix."""

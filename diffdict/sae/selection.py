@@ -25,25 +25,6 @@ class Chosen(NamedTuple):
     values: Float[Tensor, "entries"]
 
 
-def number_above(values: Tensor, bound: Tensor, dim: int) -> Tensor:
-    """How many of the values exceed the bound, at least: those that equal it count half."""
-    return (values.shape[dim] + (values - bound).sign_().sum(dim)).div(2).floor()
-
-
-def codes_among_largest(
-    pre: Float[Tensor, "tokens latents"], part: Int64[Tensor, " part"], k: int
-) -> Float[Tensor, "tokens part"]:
-    """Some latents' values where they are among a token's k largest and above 0, else 0.
-
-    What exceeds them is counted: for few latents that is quicker than to find all that are largest.
-    """
-    codes = pre[:, part].relu()
-    for own in codes.T:
-        at = own.nonzero()[:, 0]
-        own[at] *= number_above(pre[at], own[at, None], 1) < k
-    return codes
-
-
 def largest_of_tokens(pre: Float[Tensor, "tokens latents"], k: int) -> Chosen:
     """The k largest of every token, in no order.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae
-from diffdict.sae.selection import number_above
 
 HOW = ("scale", "clamp", "add")
 ROUNDING = 1e-4  # by which a product over some latents may differ from that over all
@@ -112,7 +111,7 @@ class Steering:
         inside, sae = weights != 0, self.sae
         if sae.ranked is None or self.how != "scale":
             return inside
-        asked = torch.cat([self.index, self.rivals])
+        asked = torch.cat([self.index, self.rivals[0]]) if self.rivals else self.index
         rows = sae.W_enc[asked].float() * sae.token_scale
         offset = sae.b_enc[asked].float() - rows @ (sae.mean + sae.input_centre / sae.token_scale)
         pre = torch.baddbmm(
@@ -122,7 +121,7 @@ class Steering:
         margin = ROUNDING * (own.abs().amax() + offset.abs().amax())
         largest = own.amax(1)
         able = largest > -margin
-        if len(self.rivals):
+        if self.rivals:
             able &= number_above(others, largest[:, None] + margin, 1) < sae.ranked
         return inside & able.flatten()
 
@@ -147,19 +146,22 @@ class Steering:
     def active_codes(self, tokens: Float[Tensor, "tokens d_in"]) -> CodeChanges:
         """The steered latents' codes at inference, of the tokens at which any is active.
 
-        Where latents compete, a token's pre-activations are all computed, and how many exceed the
-        steered ones is counted: nothing is sorted.
+        Where latents compete, tokens are looked at whole only where fewer than k others exceed the
+        largest of the steered latents: these are counted, the most frequent first.
         """
         sae, index = self.sae, self.index
-        own = sae.pre(tokens, index).to(sae.W_dec.dtype)
+        pre = sae.pre(tokens, index).to(sae.W_dec.dtype)
         if sae.ranked is None:
-            codes = sae.activate(own, index)
+            codes = sae.activate(pre, index)
             at = codes.ne(0).any(1).nonzero()[:, 0]
             return CodeChanges(at, codes[at])
-        at = own.gt(0).any(1).nonzero()[:, 0]
-        codes = sae.codes_of(sae.pre(tokens[at]).to(sae.W_dec.dtype), index)
-        active = codes.ne(0).any(1)
-        return CodeChanges(at[active], codes[active])
+        largest = pre.amax(1)
+        at, above = (largest > 0).nonzero()[:, 0], torch.zeros(len(tokens), device=tokens.device)
+        for some in self.rivals:
+            bound = largest[at, None] * (1 + ROUNDING)
+            above[at] += number_above(sae.pre(tokens[at], some).to(bound.dtype), bound, 1)
+            at = at[above[at] < sae.ranked]
+        return CodeChanges(at, sae.activate(sae.pre(tokens[at]).to(sae.W_dec.dtype))[:, index])
 
     def _rows(self, t: Tensor, number: int) -> Tensor:
         """What `add` adds to each of these tokens: rows, or their parts of the nearest timestep."""
@@ -236,10 +238,19 @@ def mask_shares(mask: Tensor, size: tuple[int, int, int]) -> Float[Tensor, "pict
     return shares.expand(pictures, -1, -1)
 
 
-def rivals_of(sae: Sae) -> Int64[Tensor, " some"]:
-    """The most frequent latents where they compete; none where they do not."""
-    some = 0 if sae.ranked is None or sae.ranked >= sae.latents else FIRST * sae.ranked
-    return sae.frequency.argsort(descending=True, stable=True)[:some]
+def number_above(values: Tensor, bound: Tensor, dim: int) -> Tensor:
+    """How many of the values exceed the bound, at least: those that equal it count half."""
+    return (values.shape[dim] + (values - bound).sign_().sum(dim)).div(2).floor()
+
+
+def rivals_of(sae: Sae) -> list[Int64[Tensor, " some"]]:
+    """All latents where they compete, the most frequent first, in parts that double."""
+    if sae.ranked is None or sae.ranked >= sae.latents:
+        return []
+    order, ends = sae.frequency.argsort(descending=True, stable=True), [FIRST * sae.ranked]
+    while ends[-1] < sae.latents:
+        ends.append(2 * ends[-1])
+    return list(order.tensor_split(ends[:-1]))
 
 
 def _units(unit: object, index: Tensor, dtype: torch.dtype) -> Float[Tensor, " chosen"]:

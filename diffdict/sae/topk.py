@@ -9,13 +9,7 @@ from torch import Tensor
 
 from diffdict.errors import UserError
 from diffdict.sae.base import Sae, TrainingOutput
-from diffdict.sae.selection import (
-    Chosen,
-    chosen_above,
-    codes_among_largest,
-    largest_of_batch,
-    largest_of_tokens,
-)
+from diffdict.sae.selection import Chosen, chosen_above, largest_of_batch, largest_of_tokens
 from diffdict.sae.sparse import Codes, decode_entries, encode_chosen, nested_error
 
 CROWDED = 25  # below 25 dead latents per selected one, a dense product is faster
@@ -65,14 +59,6 @@ class TopK(Sae):
             raise ValueError("the k largest are known among all latents only")
         values, latents = pre.topk(self.k, sorted=False)
         return torch.zeros_like(pre).scatter_(1, latents, values.relu())
-
-    def codes_of(
-        self, pre: Float[Tensor, "tokens latents"], part: Int64[Tensor, " part"]
-    ) -> Float[Tensor, "tokens part"]:
-        """Without an order of the others, where few are asked for."""
-        if self.ranked is None or len(part) > self.ranked:
-            return super().codes_of(pre, part)
-        return codes_among_largest(pre, part, self.ranked)
 
     def training_forward(self, x: Float[Tensor, "tokens d_in"], pressure: float) -> TrainingOutput:
         """Encodes, keeps k latents of a token, and sums their rows."""

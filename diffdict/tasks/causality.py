@@ -232,9 +232,7 @@ class Causality(pl.LightningModule):
         """Means over the classes that have figures, of the first amount and window."""
         for judge in self.judges:
             judge.compute()
-        self.hurt = [
-            {k: m.compute() for k, m in metrics.items() if m.pictures} for metrics in self.damage
-        ]
+        self.hurt = [{k: m.compute() for k, m in metrics.items()} for metrics in self.damage]
         if self.trainer.world_size > 1:
             self.strength = self.all_gather(self.strength).sum(0).cpu()
             self.decibels = self.all_gather(self.decibels).sum(0).cpu()

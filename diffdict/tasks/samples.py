@@ -159,8 +159,13 @@ class Samples(pl.LightningModule):
         for one in (self.net, self.maker):
             if isinstance(one, nn.Module):
                 one.to(device)
-        asked = self.net.condition.width, self.shards.number, device
-        return self.condition.rows(self.maker, *asked)
+        try:
+            return self.condition.rows(
+                self.maker, self.net.condition.width, self.shards.number, device
+            )
+        except UserError:
+            self.stored.discard()
+            raise
 
     def identity(self) -> dict[str, object]:
         """All that changes a pixel, and how the pixels are cut into files."""

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.faults
 NET = (
     *("backbone=rcdm", "backbone.resblock_updown=false", "backbone.use_scale_shift_norm=true"),
     *(*SMALL[1:], "dataset=toy_faces", "dataset.train_pictures=8", "dataset.test_pictures=20"),
-    "backbone@seer=pixels",
 )
 LEARN = (
     *(*QUIET, "task=rcdm", *NET, "backbone.checkpoint=null", "data.vectors=live"),
-    *("data.batch_size=2", "trainer.max_steps=2", "hydra.run.dir=learned"),
+    *("backbone@seer=pixels", "data.batch_size=2", "trainer.max_steps=2"),
+    "hydra.run.dir=learned",
 )
 DRAW = (
     *("callbacks.progress=null", "task=samples", *NET, "backbone.checkpoint=learned/last.ckpt"),

@@ -9,8 +9,7 @@ from diffdict.diffusion.objectives import Objective, interpret
 from diffdict.diffusion.schedules import make_schedule
 from diffdict.errors import UserError
 from diffdict.sae.relu import Relu
-from diffdict.sae.selection import codes_among_largest, number_above
-from diffdict.sae.steering import TILE, Steering, mask_shares, rivals_of
+from diffdict.sae.steering import TILE, Steering, mask_shares, number_above, rivals_of
 from diffdict.sae.topk import TopK
 from tests.sae.test_variants import LATENTS, MAKERS, D, every, trained
 from tests.tasks.test_samples import network
@@ -247,23 +246,16 @@ def test_a_mask_of_another_size_is_refused():
             fit(torch.ones(shape))
 
 
-def test_rivals_are_the_most_frequent_latents():
+def test_rivals_are_all_latents_once_the_most_frequent_first():
     sae = TopK(D, k=2, latents=100)
-    sae.frequency.copy_(torch.rand(100))
-    assert torch.equal(rivals_of(sae), sae.frequency.argsort(descending=True)[:24])
-    for sae in (Relu(D, latents=100), TopK(D, k=9, latents=9)):
-        assert not len(rivals_of(sae))
-
-
-def test_values_above_a_bound_are_counted():
+    sae.frequency.copy_(torch.rand(100, generator=torch.Generator().manual_seed(0)))
+    rivals = rivals_of(sae)
+    assert [len(part) for part in rivals] == [24, 24, 48, 4]
+    assert torch.equal(torch.cat(rivals), sae.frequency.argsort(descending=True))
+    assert rivals_of(Relu(D, latents=100)) == rivals_of(TopK(D, k=9, latents=9)) == []
     values = torch.randn(5, 7)
     bound = values.median(1, keepdim=True).values
     assert number_above(values, bound, 1).tolist() == [3] * 5
-    pre = torch.randn(200, 40)
-    part = torch.tensor([3, 0, 31])
-    wanted = TopK(D, k=6, latents=40).activate(pre)[:, part]
-    assert torch.equal(codes_among_largest(pre, part, 6), wanted)
-    assert 0 < wanted.count_nonzero() < wanted.numel()
 
 
 def test_tokens_that_are_passed_over_have_no_code():

@@ -76,7 +76,7 @@ class ChosenPicture:
     def image(self, side: int | None, fit: str) -> Float[Tensor, "3 side side"]:
         """In [-1, 1] at this size; a data set fits its own."""
         if self.path is not None:
-            return open_picture(self.path, side, fit)
+            return open_picture(self.path, side, fit, strict=True)
         return self.pictures.at(side)[self.index]["image"]
 
     @property

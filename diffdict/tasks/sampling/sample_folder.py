@@ -7,6 +7,7 @@ JSON file beside the shards says what made them, and another run's samples are r
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class SampleFolder:
     ) -> None:
         self.path, self.shards, self.record, self.files_of = path, shards, record, files_of
         self.unfinished: dict[int, object] = {}  # samples whose shard is not whole yet
+        self.new: list[Path] = []  # folders that were not there before, the innermost first
 
     def paths(self, shard: range) -> list[Path]:
         """The files of a shard."""
@@ -62,6 +64,7 @@ class SampleFolder:
 
     def check(self, identity: Mapping[str, object], sample_bytes: int) -> None:
         """Refuses a folder that holds other samples, or has no room for those that are missing."""
+        self.new = [path for path in (self.path, *self.path.parents) if not path.exists()]
         files.writable_folder(self.path)
         record = self.path / self.record
         if record.exists() and (stored := _read(record)) != files.as_json_values(identity):
@@ -72,6 +75,12 @@ class SampleFolder:
                 f"{identity.get(other)} is asked for. Choose another folder, or delete that one."
             )
         files.require_space(self.path, self.missing * sample_bytes, "the samples")
+
+    def discard(self) -> None:
+        """Leaves no folder that is new and empty, where there is nothing to be made after all."""
+        with suppress(OSError):
+            for path in self.new:
+                path.rmdir()
 
     def claim(self, identity: Mapping[str, object]) -> None:
         """Marks the folder as one of these samples, and says what is to be done."""

@@ -1,9 +1,11 @@
 """Damage: the loss on changed pictures over that on the same ones left alone."""
 
+import math
+import warnings
+
 import pytest
 import torch
 
-from diffdict.errors import UserError
 from diffdict.metrics.losses.damage import Damage
 
 
@@ -20,6 +22,8 @@ def test_it_is_the_mean_rise_over_timesteps_in_any_order():
     assert found.off.tolist() == pytest.approx([0.2, 2.0], rel=1e-6)
 
 
-def test_without_pictures_there_is_none():
-    with pytest.raises(UserError, match="No picture was seen"):
-        Damage(1).compute()
+def test_without_pictures_there_is_none_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Damage(1).compute()
+    assert math.isnan(found.share)
