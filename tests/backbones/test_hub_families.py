@@ -79,6 +79,31 @@ def theirs(family: str, folder) -> torch.nn.Module:
     return kind.from_pretrained(folder / component(family)).eval()
 
 
+def newest_arguments(
+    family: str, x_t: torch.Tensor, at: torch.Tensor, states: torch.Tensor
+) -> dict:
+    """Of FLUX.2 and Qwen-Image."""
+    if family == "flux2":
+        pipeline = diffusers.Flux2KleinPipeline
+        return {
+            "hidden_states": pipeline._pack_latents(x_t),
+            "timestep": at,
+            "encoder_hidden_states": states,
+            "img_ids": pipeline._prepare_latent_ids(x_t),
+            "txt_ids": pipeline._prepare_text_ids(states),
+        }
+    mask = words(family)["prompt_embeds_mask"].expand(len(x_t), -1)
+    return {
+        "hidden_states": diffusers.QwenImagePipeline._pack_latents(
+            x_t, len(x_t), 4, LATENT, LATENT
+        ),
+        "timestep": at,
+        "encoder_hidden_states": states,
+        "encoder_hidden_states_mask": mask,
+        "img_shapes": [[(1, LATENT // 2, LATENT // 2)]] * len(x_t),
+    }
+
+
 def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
     """What the family's pipeline in diffusers calls its network with."""
     batch, text = len(x_t), words(family)
@@ -97,24 +122,8 @@ def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
             "timestep": at,
             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
         }
-    if family == "flux2":
-        pipeline = diffusers.Flux2KleinPipeline
-        return {
-            "hidden_states": pipeline._pack_latents(x_t),
-            "timestep": at / 1000,
-            "encoder_hidden_states": states,
-            "img_ids": pipeline._prepare_latent_ids(x_t),
-            "txt_ids": pipeline._prepare_text_ids(states),
-        }
-    if family == "qwen":
-        packed_x = diffusers.QwenImagePipeline._pack_latents(x_t, batch, 4, LATENT, LATENT)
-        return {
-            "hidden_states": packed_x,
-            "timestep": at / 1000,
-            "encoder_hidden_states": states,
-            "encoder_hidden_states_mask": text["prompt_embeds_mask"].expand(batch, -1),
-            "img_shapes": [[(1, LATENT // 2, LATENT // 2)]] * batch,
-        }
+    if family in ("flux2", "qwen"):
+        return newest_arguments(family, x_t, at / 1000, states)
     pooled = text["pooled_prompt_embeds"].expand(batch, -1)
     if family == "sdxl":
         ids = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float().expand(batch, -1)
