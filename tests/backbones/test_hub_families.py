@@ -97,24 +97,8 @@ def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
             "timestep": at,
             "added_cond_kwargs": {"resolution": None, "aspect_ratio": None},
         }
-    if family == "flux2":
-        pipeline = diffusers.Flux2KleinPipeline
-        return {
-            "hidden_states": pipeline._pack_latents(x_t),
-            "timestep": at / 1000,
-            "encoder_hidden_states": states,
-            "img_ids": pipeline._prepare_latent_ids(x_t),
-            "txt_ids": pipeline._prepare_text_ids(states),
-        }
-    if family == "qwen":
-        packed_x = diffusers.QwenImagePipeline._pack_latents(x_t, batch, 4, LATENT, LATENT)
-        return {
-            "hidden_states": packed_x,
-            "timestep": at / 1000,
-            "encoder_hidden_states": states,
-            "encoder_hidden_states_mask": text["prompt_embeds_mask"].expand(batch, -1),
-            "img_shapes": [[(1, LATENT // 2, LATENT // 2)]] * batch,
-        }
+    if family in ("flux2", "qwen"):
+        return newer_arguments(family, x_t, at, states)
     pooled = text["pooled_prompt_embeds"].expand(batch, -1)
     if family == "sdxl":
         ids = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).float().expand(batch, -1)
@@ -141,6 +125,24 @@ def arguments(family: str, x_t: torch.Tensor, t: int) -> dict:
         "pooled_projections": pooled,
         "img_ids": ids,
         "txt_ids": torch.zeros(states.shape[1], 3),
+    }
+
+
+def newer_arguments(family: str, x_t: torch.Tensor, at: torch.Tensor, states) -> dict:
+    """What the pipelines of FLUX.2 and Qwen-Image call theirs with."""
+    told = {"timestep": at / 1000, "encoder_hidden_states": states}
+    if family == "flux2":
+        pipeline = diffusers.Flux2KleinPipeline
+        return told | {
+            "hidden_states": pipeline._pack_latents(x_t),
+            "img_ids": pipeline._prepare_latent_ids(x_t),
+            "txt_ids": pipeline._prepare_text_ids(states),
+        }
+    batch, mask = len(x_t), words(family)["prompt_embeds_mask"]
+    return told | {
+        "hidden_states": diffusers.QwenImagePipeline._pack_latents(x_t, batch, 4, LATENT, LATENT),
+        "encoder_hidden_states_mask": mask.expand(batch, -1),
+        "img_shapes": [[(1, LATENT // 2, LATENT // 2)]] * batch,
     }
 
 
