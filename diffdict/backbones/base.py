@@ -95,13 +95,13 @@ class Backbone(nn.Module, ABC):
         """
         if blocks in (None, "all", ["all"]):
             return list(self.shapes)
-        known = ", ".join(map(str, self.shapes))
+        names = ", ".join(map(str, self.shapes))
         blocks = [blocks] if isinstance(blocks, (int, str)) else blocks
         for block in blocks:
             if block not in self.shapes:
-                raise UserError(f"{self.name} has no block {block!r}. Its blocks: {known}")
+                raise UserError(f"{self.name} has no block {block!r}. Its blocks: {names}")
         if not blocks:
-            raise UserError(f"No block of {self.name} was asked for. Its blocks: {known}")
+            raise UserError(f"No block of {self.name} was asked for. Its blocks: {names}")
         return [block for block in self.shapes if block in blocks]
 
     def check_timestep(self, timestep: int | None) -> None:

@@ -18,10 +18,10 @@ def carded_backbone(card: Mapping) -> Backbone:
             f"be encoded: give tokens to .sae.encode, or load an export of train.py"
         )
     net = build_backbone(card["backbone"])
-    known = card.get("backbone_sha256")
-    if known not in (None, net.sha256):
+    sha256 = card.get("backbone_sha256")
+    if sha256 not in (None, net.sha256):
         raise UserError(
-            f"The dictionary was learned on {net.name} with the weights {known[:12]}…, "
+            f"The dictionary was learned on {net.name} with the weights {sha256[:12]}…, "
             f"checkpoint={card['backbone'].get('checkpoint')} holds {net.sha256[:12]}…: "
             f"put the right weights there"
         )
@@ -38,10 +38,10 @@ def build_backbone(node: object) -> Backbone:
         )
     module, _, name = target.rpartition(".")
     try:
-        made = getattr(import_module(module), name)
-        if not (isinstance(made, type) and issubclass(made, Backbone)):
+        backbone = getattr(import_module(module), name)
+        if not (isinstance(backbone, type) and issubclass(backbone, Backbone)):
             raise TypeError(f"{name} is no backbone")
-        return made(**{key: value for key, value in node.items() if key != "_target_"})
+        return backbone(**{key: value for key, value in node.items() if key != "_target_"})
     except UserError:
         raise
     except (ImportError, AttributeError, TypeError) as error:

@@ -322,10 +322,10 @@ def stated_flags(facts: Mapping) -> Mapping:
     if isinstance(config, Mapping) and isinstance(config.get("backbone"), Mapping):
         return config["backbone"]
     try:
-        said = json.loads(flags) if isinstance(flags, str) else None
+        settings = json.loads(flags) if isinstance(flags, str) else None
     except ValueError:  # somebody else's word
         return {}
-    return said if isinstance(said, Mapping) else {}
+    return settings if isinstance(settings, Mapping) else {}
 
 
 def plain(value: object) -> object:
@@ -339,8 +339,8 @@ def checked_prediction(framework: str, predict: str | None) -> str:
         raise UserError(f"framework is one of {', '.join(PREDICTS)}, got {framework!r}")
     predict = predict or PREDICTS[framework][0]
     if predict not in PREDICTS[framework]:
-        known = ", ".join(PREDICTS[framework])
-        raise UserError(f"predict of framework={framework} is one of {known}, got {predict!r}")
+        choices = ", ".join(PREDICTS[framework])
+        raise UserError(f"predict of framework={framework} is one of {choices}, got {predict!r}")
     return predict
 
 

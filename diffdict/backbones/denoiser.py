@@ -111,16 +111,16 @@ class Denoiser(Backbone):
     def check_given(self, given: Given | Tensor | None) -> Given:
         """What it is given, where that is what it takes; labels may come as they are."""
         given = Given(label=given) if isinstance(given, Tensor) else given or Given()
-        for kind, came, wanted in (
+        for kind, value, wanted in (
             ("label", given.label, self.condition.classes),
             ("vector", given.vector, self.condition.width),
         ):
-            if came is None and kind == "vector" and self.condition.optional:
+            if value is None and kind == "vector" and self.condition.optional:
                 continue
-            if (came is None) != (wanted is None):
+            if (value is None) != (wanted is None):
                 takes = f"no {kind}" if wanted is None else f"a {kind} ({wanted})"
                 raise UserError(
-                    f"{self.name} takes {takes}, got {'none' if came is None else 'one'}: "
+                    f"{self.name} takes {takes}, got {'none' if value is None else 'one'}: "
                     f"give it Given({'' if wanted is None else f'{kind}=…'})"
                 )
         if given.vector is not None and given.vector.shape[1] != self.condition.width:
@@ -139,8 +139,8 @@ class Denoiser(Backbone):
     def check_edits(self, edits: Edits | None) -> Edits:
         """Edits of blocks that there are."""
         if unknown := [block for block in edits or () if block not in self.shapes]:
-            known = ", ".join(map(str, self.shapes))
-            raise UserError(f"{self.name} has no block {unknown[0]!r} to edit. Its blocks: {known}")
+            names = ", ".join(map(str, self.shapes))
+            raise UserError(f"{self.name} has no block {unknown[0]!r} to edit. Its blocks: {names}")
         return edits or {}
 
 

@@ -123,8 +123,8 @@ class DiT(Denoiser):
     @property
     def sha256(self) -> str:
         """Of its weights, and of the autoencoder's through which it looks at pictures."""
-        own = super().sha256
-        return own if self.encoder is None else combined_sha256(own, self.encoder.sha256)
+        sha256 = super().sha256
+        return sha256 if self.encoder is None else combined_sha256(sha256, self.encoder.sha256)
 
     def noise_shape(self, picture: tuple[int, int, int]) -> tuple[int, int, int]:
         """That of the latents, whatever pictures are like."""

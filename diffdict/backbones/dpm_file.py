@@ -28,19 +28,21 @@ def open_dpm(
         )
     weights = checkpoints.load_state_dict(checkpoint)
     shapes = {key: tuple(value.shape) for key, value in weights.state.items()}
-    kind, found = checkpoints.infer_architecture(shapes, image_size)
-    if kind != checkpoints.GUIDED_UNET or "num_channels" not in found:
+    kind, architecture = checkpoints.infer_architecture(shapes, image_size)
+    if kind != checkpoints.GUIDED_UNET or "num_channels" not in architecture:
         raise UserError(
             f"{weights.path} holds {f'a {kind}' if kind else 'a network of unknown kind'}, not one "
             "of PDAE's diffusion networks: choose the backbone that the file was made for"
         )
-    typed = {
+    settings = {
         "num_heads": num_heads,
         "num_head_channels": num_head_channels,
         "use_new_attention_order": use_new_attention_order,
         "dropout": dropout,
     }
-    typed = {key: value for key, value in typed.items() if value is not None}
+    settings = {key: value for key, value in settings.items() if value is not None}
     if flags is not None:
-        typed |= published_flags(flags, found, image_size)
-    return GuidedUNet(image_size, **found, **USUAL | typed, name=name, checkpoint=checkpoint)
+        settings |= published_flags(flags, architecture, image_size)
+    return GuidedUNet(
+        image_size, **architecture, **USUAL | settings, name=name, checkpoint=checkpoint
+    )

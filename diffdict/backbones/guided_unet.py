@@ -287,8 +287,8 @@ class GuidedUNet(Denoiser):
             h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         ends = []
         for each in edits:
-            own = edited(each[first], h, t, first) if first in each else h
-            ends.append(self._way_up_from(first + 1, own, list(skips), embedding, t, each))
+            branch = edited(each[first], h, t, first) if first in each else h
+            ends.append(self._way_up_from(first + 1, branch, list(skips), embedding, t, each))
         return [end.to(x_t.dtype) for end in ends]
 
     def features(

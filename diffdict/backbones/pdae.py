@@ -154,8 +154,8 @@ class Pdae(CodeBackbone):
         """
 
         def net(x_t: Tensor, t: Tensor) -> Tensor:
-            told = None if codes is None or int(t[0]) < until else self.opened(codes, t)
-            return self.ode_eps(self.denoise(x_t, t, told), t)
+            open_codes = None if codes is None or int(t[0]) < until else self.opened(codes, t)
+            return self.ode_eps(self.denoise(x_t, t, open_codes), t)
 
         return net
 
@@ -165,8 +165,8 @@ class Pdae(CodeBackbone):
         """The network that ddpm asks, along a respaced chain where it is given one."""
 
         def net(x_t: Tensor, t: Tensor) -> Tensor:
-            told = None if codes is None else self.opened(codes, t)
-            return self.posterior_eps(self.denoise(x_t, t, told), t, schedule)
+            open_codes = None if codes is None else self.opened(codes, t)
+            return self.posterior_eps(self.denoise(x_t, t, open_codes), t, schedule)
 
         return net
 

@@ -38,23 +38,23 @@ def open_pdae(
             "DiTi or yours"
         )
     weights = checkpoints.load_state_dict(checkpoint)
-    typed = {
+    settings = {
         "num_heads": num_heads,
         "num_head_channels": num_head_channels,
         "use_new_attention_order": use_new_attention_order,
         "dropout": dropout,
         "predict": predict,
     }
-    typed = {key: value for key, value in typed.items() if value is not None}
-    encoder, found = shaped_encoder(weights, image_size)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    encoder, architecture = shaped_encoder(weights, image_size)
     ours = weights.facts.get(checkpoints.PDAE_FACTS)
     if ours is None:
-        typed |= {} if flags is None else published_flags(flags, found, image_size)
-        denoiser = GuidedUNet(**found, **USUAL | typed)
+        settings |= {} if flags is None else published_flags(flags, architecture, image_size)
+        denoiser = GuidedUNet(**architecture, **USUAL | settings)
         shift = shift or "gradient"
     else:
         check_no_flags(weights.path, flags)
-        denoiser = GuidedUNet(**kept(weights.path, ours["denoiser"], typed))
+        denoiser = GuidedUNet(**kept(weights.path, ours["denoiser"], settings))
         shift = kept(weights.path, ours, {} if shift is None else {"shift": shift})["shift"]
         segments = kept_segments(weights.path, ours["segments"], segments)
     code = encoder.shapes["code"][0]
@@ -67,20 +67,20 @@ def shaped_encoder(
 ) -> tuple[CodeBackbone, dict[str, object]]:
     """The encoder, and those flags of the U-Net that the shapes tell."""
     shapes = {key: tuple(value.shape) for key, value in weights.state.items()}
-    kind, found = checkpoints.infer_architecture(shapes, image_size)
-    if kind != checkpoints.PDAE or "code" not in found:
+    kind, architecture = checkpoints.infer_architecture(shapes, image_size)
+    if kind != checkpoints.PDAE or "code" not in architecture:
         raise UserError(
             f"{weights.path} holds {f'a {kind}' if kind else 'a network of unknown kind'}, not "
             "PDAE's encoder and decoder: choose the backbone that the file was made for"
         )
-    found = {"image_size": image_size, **found}
-    code, widths = found.pop("code"), found.pop("widths", None)
-    if (size := found["image_size"]) != image_size:
+    architecture = {"image_size": image_size, **architecture}
+    code, widths = architecture.pop("code"), architecture.pop("widths", None)
+    if (size := architecture["image_size"]) != image_size:
         raise UserError(
             f"{weights.path} is of {size}×{size} pictures, got image_size={image_size}: say "
             f"dataset.image_size={size}"
         )
-    return ResNet10(size) if widths is None else CodeEncoder(size, code, widths), found
+    return ResNet10(size) if widths is None else CodeEncoder(size, code, widths), architecture
 
 
 def kept(path: Path, facts: Mapping, typed: Mapping) -> Mapping:

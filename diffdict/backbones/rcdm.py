@@ -77,10 +77,10 @@ class RCDM(GuidedUNet):
         embedding = super().embedding(t, given)
         if given.vector is None:
             return embedding
-        told = self.ssl_emb(given.vector)
+        vector_embedding = self.ssl_emb(given.vector)
         if given.told is not None:
-            told = torch.where(given.told[:, None], told, 0)
-        return embedding + told
+            vector_embedding = torch.where(given.told[:, None], vector_embedding, 0)
+        return embedding + vector_embedding
 
     def _set_width(self, width: int | None) -> None:
         """A fresh layer for vectors so wide, where the original's files have it; None: no layer."""

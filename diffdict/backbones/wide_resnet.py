@@ -181,8 +181,8 @@ class Group(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList()
         for i in range(count):
-            own = (channels, width, stride, first) if i == 0 else (width, width, 1, False)
-            self.blocks.append(WideBlock(*own))
+            sizes = (channels, width, stride, first) if i == 0 else (width, width, 1, False)
+            self.blocks.append(WideBlock(*sizes))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self.blocks:

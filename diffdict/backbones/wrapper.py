@@ -73,8 +73,10 @@ class CustomBackbone(Backbone):
         try:
             inspect.signature(method).bind(None, timestep=None, blocks=None, noise=None)
         except TypeError as error:
-            came = f"features{inspect.signature(method)}"
-            raise UserError(f"{name} must have {METHOD}, got {came}: {one_line(error)}") from error
+            signature = f"features{inspect.signature(method)}"
+            raise UserError(
+                f"{name} must have {METHOD}, got {signature}: {one_line(error)}"
+            ) from error
 
     @torch.no_grad()
     def _shapes(self) -> dict[Block, tuple[int, int, int]]:
@@ -85,14 +87,14 @@ class CustomBackbone(Backbone):
         images = torch.zeros(1, 3, size, size)
         maps = self.network.features(images, timestep=step, blocks=None, noise=None)
         if not isinstance(maps, Mapping) or not maps:
-            came = "nothing" if isinstance(maps, Mapping) else type(maps).__name__
-            raise UserError(f"{self.name}.features must return {{block: map}}, got {came}")
+            answer = "nothing" if isinstance(maps, Mapping) else type(maps).__name__
+            raise UserError(f"{self.name}.features must return {{block: map}}, got {answer}")
         for block, x in maps.items():
             if not (isinstance(x, Tensor) and x.ndim == 4 and len(x) == 1):
-                came = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                answer = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise UserError(
                     f"{self.name}.features must return maps [batch, channels, height, width], "
-                    f"got {came} for {block!r} of one picture"
+                    f"got {answer} for {block!r} of one picture"
                 )
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
 

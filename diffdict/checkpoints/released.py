@@ -178,11 +178,11 @@ def resolve(checkpoint: str | Path, folder: str | Path | None = None) -> Path:
 
 def _absent(path: Path) -> str:
     """That no checkpoint is there, and those that are: in the folder, or among the known names."""
-    name, known = str(path), [*packaged(), *releases()]
+    name, names = str(path), [*packaged(), *releases()]
     if not path.is_dir() and path.name == name and not path.suffix:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f". Did you mean {near[0]}?" if near else ""
-        return f"No checkpoint {name!r}: neither a file nor one of {', '.join(known)}{meant}"
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        return f"No checkpoint {name!r}: neither a file nor one of {', '.join(names)}{hint}"
     folder = path if path.is_dir() else path.parent
     here = [str(one) for one in sorted(folder.glob("*")) if one.suffix in WEIGHTS][:3]
     what = f"{name} is a folder" if path.is_dir() else f"No file {name}"

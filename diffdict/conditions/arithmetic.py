@@ -55,8 +55,8 @@ class ArithmeticVectors(ChosenPictures):
     ) -> ConditionRows:
         """A line of each kind, from the same noises."""
         maker = check_maker(maker)
-        own, less, more = self.chosen_vectors(maker, width, device)
-        kinds = torch.stack([own, own + self.amount * (more - less)])
+        vector, less, more = self.chosen_vectors(maker, width, device)
+        kinds = torch.stack([vector, vector + self.amount * (more - less)])
         rows, noises = range(self.number), [row % self.each for row in range(self.number)]
         return ConditionRows(
             kinds.repeat_interleave(self.each, 0),

@@ -92,11 +92,11 @@ def check_condition(net: Denoiser, maker: MakesVectors | None) -> None:
             f"{maker.dim}: representation= as in the training (representation.part=head where it "
             "was a head), or weights that learned with this one"
         )
-    known = net.learned_with.get("representation_sha256")
-    if maker is not None and known not in (None, maker.sha256):
+    sha256 = net.learned_with.get("representation_sha256")
+    if maker is not None and sha256 not in (None, maker.sha256):
         name = net.learned_with.get("representation_name", "another")
         raise UserError(
-            f"{net.name} learned with the vectors of {name} ({known[:12]}…), and {maker.name} is "
+            f"{net.name} learned with the vectors of {name} ({sha256[:12]}…), and {maker.name} is "
             f"{maker.sha256[:12]}…: say representation= and its settings as in the training"
         )
 

@@ -65,10 +65,12 @@ class ChangedVectors(ConditionSource):
         vectors, shown = [], []
         for name in names:
             index = len(shown) // len(self.changes)
-            seen = self._changed(self.pictures.image(index, side, maker)[None])
-            own = picture_vectors(maker, list(seen), device)
-            check_vectors(own, width, [f"{name} {one}" for one in self.changes], maker.name, "It")
-            vectors.append(own)
+            views = self._changed(self.pictures.image(index, side, maker)[None])
+            change_vectors = picture_vectors(maker, list(views), device)
+            check_vectors(
+                change_vectors, width, [f"{name} {one}" for one in self.changes], maker.name, "It"
+            )
+            vectors.append(change_vectors)
             small = self.pictures.image(index, self.pictures.side, maker)[None]
             shown += list(self._changed(small))
         every = torch.stack(vectors)
@@ -107,10 +109,10 @@ class ChangedVectors(ConditionSource):
         self, vectors: Float[Tensor, "pictures changes width"]
     ) -> list[dict[str, str | float | None]]:
         """Means over the pictures; `share`: 0, the change is not seen, 1: as another picture."""
-        own = vectors[:, :1].double()
-        distance = (vectors.double() - own).square().sum(2).mean(0)
-        cosine = F.cosine_similarity(vectors.double(), own, dim=2).mean(0)
-        others = torch.pdist(own[:, 0]).square().mean() if len(vectors) > 1 else None
+        originals = vectors[:, :1].double()
+        distance = (vectors.double() - originals).square().sum(2).mean(0)
+        cosine = F.cosine_similarity(vectors.double(), originals, dim=2).mean(0)
+        others = torch.pdist(originals[:, 0]).square().mean() if len(vectors) > 1 else None
         return [
             {
                 "change": name,

@@ -85,7 +85,7 @@ class DrawnCodes(ConditionSource):
         self, opened: LatentNetwork, noise: Float[Tensor, "batch code"]
     ) -> Float[Tensor, "batch code"]:
         """Codes from noise, by ddim down to the chain's first point."""
-        drawn = ddim(
+        codes = ddim(
             lambda z, t: opened.net(z.flatten(1), t)[:, :, None, None],
             noise.clamp(-1, 1)[:, :, None, None] if self.clamp else noise[:, :, None, None],
             opened.chain,
@@ -94,7 +94,7 @@ class DrawnCodes(ConditionSource):
             clip_denoised=self.clamp,
             stop=0,
         ).x.flatten(1)
-        return drawn * opened.std.to(drawn.device) + opened.mean.to(drawn.device)
+        return codes * opened.std.to(codes.device) + opened.mean.to(codes.device)
 
     def facts(self, maker: MakesVectors | None) -> Mapping[str, object]:
         """The file, and how it is drawn from; refuses codes of another network."""

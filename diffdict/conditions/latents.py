@@ -169,14 +169,14 @@ class LatentVectors(ChosenPictures):
         if self.latents is None:
             return spread.most_variable(self.count)
         there = maker.latents
-        known = (
+        choices = (
             f"0 to {len(there) - 1}" if there == list(range(len(there))) else first_few(there, 8)
         )
         for latent in self.latents:
             if latent not in there:
                 raise UserError(
                     f"condition.latents={list(self.latents)}: latent {latent} is none of those "
-                    f"that {maker.name} has, {known}"
+                    f"that {maker.name} has, {choices}"
                 )
         places = [there.index(latent) for latent in self.latents]
         for latent, place in zip(self.latents, places, strict=True):
@@ -222,12 +222,12 @@ class LatentVectors(ChosenPictures):
 
     def _names(self, latents: Sequence[int]) -> list[str]:
         first = len(latents) - self.random
-        named = []
+        names = []
         for line, latent in enumerate(latents):
             concept = self._class(latent)
-            own = str(latent) + ("" if concept is None else f" {concept}")
-            named.append(own if latent >= 0 else f"random {line - first}")
-        return named
+            name = str(latent) + ("" if concept is None else f" {concept}")
+            names.append(name if latent >= 0 else f"random {line - first}")
+        return names
 
     def _class(self, latent: int) -> str | None:
         """The class that the dictionary's test found it for, the first if there are more."""
@@ -277,8 +277,8 @@ class CodeSpread(NamedTuple):
     def random_direction(self, seed: int) -> Float[Tensor, " width"]:
         """Of length 1 in deviations."""
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(len(self.mean), generator=generator).to(self.mean)
-        return F.normalize(drawn * (self.deviation > 0), dim=0) * self.deviation
+        direction = torch.randn(len(self.mean), generator=generator).to(self.mean)
+        return F.normalize(direction * (self.deviation > 0), dim=0) * self.deviation
 
 
 def check_codes(maker: MakesVectors | None) -> PooledCodes:

@@ -73,13 +73,17 @@ class ManipulatedVectors(ChosenPictures):
     ) -> ConditionRows:
         """`each` rows of the picture's own vector, then of both that are made of it."""
         maker = check_maker(maker)
-        own, target = made = self.chosen_vectors(maker, width, device)
+        vector, target = pair = self.chosen_vectors(maker, width, device)
         crowd = self.crowd.vectors(maker, width, device)
-        found = common(crowd, own, self.k, self.n_common, self.floor)
-        self._check_found(found, width, crowd, made)
-        counts = presence(crowd, found.neighbours, self.floor)
-        self._tables = self._found_tables(maker, found, counts, own, target)
-        kinds = [own, replaced(own, found.dimensions), replaced(own, found.dimensions, target)]
+        overlap = common(crowd, vector, self.k, self.n_common, self.floor)
+        self._check_found(overlap, width, crowd, pair)
+        counts = presence(crowd, overlap.neighbours, self.floor)
+        self._tables = self._found_tables(maker, overlap, counts, vector, target)
+        kinds = [
+            vector,
+            replaced(vector, overlap.dimensions),
+            replaced(vector, overlap.dimensions, target),
+        ]
         rows, own_places = range(self.number), [row % self.each for row in range(self.number)]
         return ConditionRows(
             torch.stack(kinds).repeat_interleave(self.each, 0),
@@ -106,22 +110,22 @@ class ManipulatedVectors(ChosenPictures):
         """The common dimensions, and the neighbours."""
         return self._tables
 
-    def _check_found(self, found: "Common", width: int, crowd: Tensor, made: Tensor) -> None:
+    def _check_found(self, overlap: "Common", width: int, crowd: Tensor, pair: Tensor) -> None:
         """Something is common and something is not; says which picture is its own neighbour."""
         there = f"k={self.k}, n_common={self.n_common}, floor={self.floor}"
-        if not len(found.dimensions):
+        if not len(overlap.dimensions):
             raise UserError(
                 f"The neighbours have no dimension in common ({there}), so nothing would change: a "
                 "smaller condition.n_common or condition.floor"
             )
-        if len(found.dimensions) == width:
+        if len(overlap.dimensions) == width:
             raise UserError(
                 f"The neighbours have all {width} dimensions in common ({there}), so nothing of "
                 "the picture would stay: a trunk or codes have zeros, a head or other blocks need "
                 "condition.floor=0.5, say, or more"
             )
-        nearby = crowd[found.neighbours]
-        for one, vector in zip(self.chosen, made, strict=True):
+        nearby = crowd[overlap.neighbours]
+        for one, vector in zip(self.chosen, pair, strict=True):
             if bool((nearby == vector).all(1).any()):
                 warnings.warn(
                     f"condition.{one.key} ({one.name}) is among the neighbours itself: it is kept, "
@@ -130,7 +134,7 @@ class ManipulatedVectors(ChosenPictures):
                 )
 
     def _found_tables(
-        self, maker: MakesVectors, found: "Common", counts: Tensor, own: Tensor, target: Tensor
+        self, maker: MakesVectors, overlap: "Common", counts: Tensor, vector: Tensor, target: Tensor
     ) -> dict[str, list[dict[str, str | int | float]]]:
         names = self.crowd.names()
         latents = maker.latents if isinstance(maker, PooledCodes) else None
@@ -139,16 +143,16 @@ class ManipulatedVectors(ChosenPictures):
                 "dimension": dimension,
                 **({} if latents is None else {"latent": latents[dimension]}),
                 "neighbours": count,
-                "own": float(own[dimension]),
+                "own": float(vector[dimension]),
                 "target": float(target[dimension]),
             }
             for dimension, count in zip(
-                found.dimensions.tolist(), counts[found.dimensions].tolist(), strict=True
+                overlap.dimensions.tolist(), counts[overlap.dimensions].tolist(), strict=True
             )
         ]
         neighbours = [
             {"place": place, "picture": names[index]}
-            for place, index in enumerate(found.neighbours.tolist(), 1)
+            for place, index in enumerate(overlap.neighbours.tolist(), 1)
         ]
         return {"dimensions": dimensions, "neighbours": neighbours}
 

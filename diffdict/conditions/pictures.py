@@ -141,10 +141,10 @@ def _files(path: Path) -> list[Path]:
             f"condition.path={path} is neither a picture nor a folder of pictures: name one, or "
             "null for those of the data set"
         )
-    found = [path / name for name in list_pictures(list_files(path))]
-    if not found:
+    paths = [path / name for name in list_pictures(list_files(path))]
+    if not paths:
         raise UserError(f"condition.path={path} holds no pictures: name a folder that does")
-    return found
+    return paths
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -205,8 +205,8 @@ class LmdbDataset(Pictures):
 
     def labels(self, index: int) -> dict[str, Tensor | int]:
         """What the lists say of a picture, which is not opened."""
-        known = {"attributes": self.values[index].clone()} if self.attributes else {}
-        return {"index": index, **known}
+        labels = {"attributes": self.values[index].clone()} if self.attributes else {}
+        return {"index": index, **labels}
 
     def picture_name(self, index: int) -> str:
         """The file and the picture's key in it."""

@@ -62,8 +62,8 @@ class MirrorVectors:
         for batch in track(loader, f"Vectors of {split}", disable=len(loader) < 2):
             images, places = batch["image"].to(device), batch["index"].tolist()
             for way in ways:
-                seen = images.flip(-1) if way else images
-                parts[way].append(pooled_vectors(self.passes, seen, places, Noise()))
+                views = images.flip(-1) if way else images
+                parts[way].append(pooled_vectors(self.passes, views, places, Noise()))
         return {
             way: [torch.cat([x.cpu() for x in cell]) for cell in zip(*each, strict=True)]
             for way, each in parts.items()

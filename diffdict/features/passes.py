@@ -64,8 +64,10 @@ class Passes:
             for timestep in self.timesteps:
                 blocks = [block for block in self.blocks if (timestep, block) in wanted]
                 if blocks:
-                    seen = noised_features(self.net, images, indices, timestep, blocks, self.noise)
-                    maps |= {(timestep, block): x for block, x in seen.items()}
+                    features = noised_features(
+                        self.net, images, indices, timestep, blocks, self.noise
+                    )
+                    maps |= {(timestep, block): x for block, x in features.items()}
         return maps
 
     @torch.no_grad()

@@ -108,14 +108,14 @@ class Counterfactual(CodeReport):
 
     def lines(self, pdae: Pdae) -> list[CounterfactualLine]:
         """Those of the sheet: two of each part and pair."""
-        own = []
+        lines = []
         for part in code_slices(pdae, self.segments, self.word):
             entries = torch.arange(part.entries.start, part.entries.stop)
             for pair in self.pairs:
                 first, second = self.places(pair)
-                own.append(CounterfactualLine(first, first, second, part, entries))
-                own.append(CounterfactualLine(second, first, second, part, entries))
-        return own
+                lines.append(CounterfactualLine(first, first, second, part, entries))
+                lines.append(CounterfactualLine(second, first, second, part, entries))
+        return lines
 
     def sheet(
         self, chains: Chains, images: Float[Tensor, "n 3 side side"]
@@ -126,10 +126,12 @@ class Counterfactual(CodeReport):
         codes = chains.codes(images)
         noise = chains.invert(images, codes)
         lines = self.lines(chains.net.pdae)
-        drawn = self._draw(chains, codes, noise, lines, self.alphas)
-        words = [self._captions(chains, images, *each) for each in zip(lines, drawn, strict=True)]
+        pictures = self._draw(chains, codes, noise, lines, self.alphas)
+        words = [
+            self._captions(chains, images, *each) for each in zip(lines, pictures, strict=True)
+        ]
         figure = draw_lines(
-            [self._line(images, line, drawn[row], words[row]) for row, line in enumerate(lines)]
+            [self._line(images, line, pictures[row], words[row]) for row, line in enumerate(lines)]
         )
         rows = self._rows(chains, codes, noise) if self.reader and self.measured else []
         return figure, rows
@@ -143,11 +145,11 @@ class Counterfactual(CodeReport):
         alphas: Sequence[float],
     ) -> Float[Tensor, "lines alphas 3 side side"]:
         """The pictures of these lines at these shares."""
-        told = torch.cat([exchange_slice(codes, line, alphas) for line in lines])
+        line_codes = torch.cat([exchange_slice(codes, line, alphas) for line in lines])
         starts = torch.cat([self._starts(noise, line, alphas) for line in lines])
-        drawn = chains.draw(starts, told)
-        check_finite_pictures(drawn, self.word)
-        return drawn.unflatten(0, (len(lines), len(alphas)))
+        pictures = chains.draw(starts, line_codes)
+        check_finite_pictures(pictures, self.word)
+        return pictures.unflatten(0, (len(lines), len(alphas)))
 
     def _starts(
         self,
@@ -166,14 +168,14 @@ class Counterfactual(CodeReport):
         chains: Chains,
         images: Float[Tensor, "n 3 side side"],
         line: CounterfactualLine,
-        drawn: Float[Tensor, "alphas 3 side side"],
+        pictures: Float[Tensor, "alphas 3 side side"],
     ) -> list[str]:
         """The part and the way it goes, each share, and the attribute that moves most along it."""
         way, other = ("comes", line.end) if line.of == line.begin else ("leaves", line.begin)
         words = [f"{line.part.name} {way}", *(f"{alpha:g}" for alpha in self.alphas), "the other"]
         if self.reader is None:
             return words
-        read = self.reader.read(chains, torch.cat([images[[line.of]], drawn, images[[other]]]))
+        read = self.reader.read(chains, torch.cat([images[[line.of]], pictures, images[[other]]]))
         change = ((read[-2] - read[1]) / self.reader.deviation).abs()
         place = int(change.nan_to_num().argmax())
         values = [f"{value:.2f}" for value in read[:, place].tolist()]
@@ -187,12 +189,12 @@ class Counterfactual(CodeReport):
         self,
         images: Float[Tensor, "n 3 side side"],
         line: CounterfactualLine,
-        drawn: Float[Tensor, "alphas 3 side side"],
+        pictures: Float[Tensor, "alphas 3 side side"],
         captions: Sequence[str],
     ) -> PictureLine:
         """Between the picture it is of and the one the slice comes from or leaves to."""
         other = line.end if line.of == line.begin else line.begin
-        return PictureLine(torch.cat([images[[line.of]], drawn, images[[other]]]), captions)
+        return PictureLine(torch.cat([images[[line.of]], pictures, images[[other]]]), captions)
 
     def _rows(
         self, chains: Chains, codes: Float[Tensor, "n code"], noise: Float[Tensor, "n 3 side side"]
@@ -202,20 +204,20 @@ class Counterfactual(CodeReport):
         first, second = (self.places([pair[side] for pair in pairs]) for side in (0, 1))
         read = self.reader.read(chains, chains.draw(noise, codes))
         begin, end = read[first], read[second]
-        known = pair_differences(self.shown, pairs, self.reader, begin, end)
-        told = ReadPairs(begin, end, *known, read.std(0))
+        differences = pair_differences(self.shown, pairs, self.reader, begin, end)
+        readings = ReadPairs(begin, end, *differences, read.std(0))
         width, rows = codes.shape[1], []
         for place, part in enumerate(code_slices(chains.net.pdae, self.segments, self.word)):
-            own = torch.arange(part.entries.start, part.entries.stop)
+            part_entries = torch.arange(part.entries.start, part.entries.stop)
             effects = []
-            for entries in (own, random_entries(width, part, self.seed + place)):
+            for entries in (part_entries, random_entries(width, part, self.seed + place)):
                 lines = [
                     CounterfactualLine(a, a, b, part, entries)
                     for a, b in zip(first, second, strict=True)
                 ]
-                drawn = self._draw(chains, codes, noise, lines, [1.0])[:, 0]
-                effects.append(slice_effect(told, self.reader.read(chains, drawn)))
-            rows += effect_rows(part.name, len(own), self.reader.names, told, effects)
+                pictures = self._draw(chains, codes, noise, lines, [1.0])[:, 0]
+                effects.append(slice_effect(readings, self.reader.read(chains, pictures)))
+            rows += effect_rows(part.name, len(part_entries), self.reader.names, readings, effects)
         return rows
 
 
@@ -223,8 +225,10 @@ def exchange_slice(
     codes: Float[Tensor, "n code"], line: CounterfactualLine, alphas: Sequence[float]
 ) -> Float[Tensor, "alphas code"]:
     """The code of a line at each share; at 0 and 1 the slice is exactly that of one picture."""
-    told = codes[[line.of]].repeat(len(alphas), 1)
+    line_codes = codes[[line.of]].repeat(len(alphas), 1)
     entries = line.entries.to(codes.device)
     shares = torch.tensor(alphas, device=codes.device, dtype=codes.dtype)[:, None]
-    told[:, entries] = torch.lerp(codes[line.begin, entries], codes[line.end, entries], shares)
-    return told
+    line_codes[:, entries] = torch.lerp(
+        codes[line.begin, entries], codes[line.end, entries], shares
+    )
+    return line_codes

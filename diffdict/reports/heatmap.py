@@ -97,11 +97,11 @@ def _panels(
     panels = []
     for values, points in groups.items():
         cells = grouped(points, ["timestep", "block"])
-        means = {cell: averaged(own, metric) for cell, own in cells.items()}
-        known = {cell: mean for cell, mean in means.items() if mean is not None}
-        if known:
+        means = {cell: averaged(cell_points, metric) for cell, cell_points in cells.items()}
+        figures = {cell: mean for cell, mean in means.items() if mean is not None}
+        if figures:
             chance = averaged(points, random_of(metric))
-            panels.append(HeatmapPanel(titled(keys, values), known, chance and chance.mean))
+            panels.append(HeatmapPanel(titled(keys, values), figures, chance and chance.mean))
     return panels
 
 
@@ -111,9 +111,9 @@ def _rows(
     """Every cell of every panel, a line each."""
     rows = []
     for values, points in groups.items():
-        for (timestep, block), own in grouped(points, ["timestep", "block"]).items():
+        for (timestep, block), cell_points in grouped(points, ["timestep", "block"]).items():
             place = dict(zip([*keys, "timestep", "block"], (*values, timestep, block), strict=True))
-            rows.append(row_of(place, own, metrics))
+            rows.append(row_of(place, cell_points, metrics))
     return rows
 
 
@@ -125,8 +125,8 @@ def _best(maps: dict[str, list[HeatmapPanel]]) -> list[Row]:
             if (cell := panel.best(better(metric))) is None:
                 continue
             place = {"timestep": format_cell(cell[0]), "block": format_cell(cell[1])}
-            own = {"panel": panel.title} if panel.title else {}
-            rows.append({"metric": metric, **own, **place, "value": str(panel.cells[cell])})
+            title = {"panel": panel.title} if panel.title else {}
+            rows.append({"metric": metric, **title, **place, "value": str(panel.cells[cell])})
     return rows
 
 

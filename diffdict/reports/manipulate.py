@@ -89,10 +89,10 @@ class Manipulate(CodeReport):
         codes = chains.codes(images)
         noise = chains.invert(images, codes)
         n = self.shown_pictures
-        drawn = self._draw(chains, codes[:n], noise[:n], self.scales)
+        pictures = self._draw(chains, codes[:n], noise[:n], self.scales)
         lines = [
             PictureLine(
-                torch.cat([images[picture, None], drawn[row, picture]]),
+                torch.cat([images[picture, None], pictures[row, picture]]),
                 [self._name(row), *(f"{scale:+g}" for scale in self.scales)],
             )
             for row in range(len(self.chosen))
@@ -118,9 +118,9 @@ class Manipulate(CodeReport):
         moved = torch.cat([moved_codes(codes, one, [place], scales) for one, place in self.chosen])
         shape = moved.shape[:3]
         every = noise[None, :, None].expand(shape[0], -1, shape[2], -1, -1, -1)
-        drawn = chains.draw(every.flatten(0, 2), moved.flatten(0, 2))
-        check_finite_pictures(drawn, self.word)
-        return drawn.unflatten(0, shape)
+        pictures = chains.draw(every.flatten(0, 2), moved.flatten(0, 2))
+        check_finite_pictures(pictures, self.word)
+        return pictures.unflatten(0, shape)
 
     def _rows(
         self,
@@ -130,22 +130,24 @@ class Manipulate(CodeReport):
         reader: CodeReader,
     ) -> list[Row]:
         """From the smallest to the largest scale, a mean over pictures."""
-        drawn = self._draw(chains, codes, noise, [min(self.scales), max(self.scales)])
-        low, high = reader.read(chains, drawn.flatten(0, 2)).unflatten(0, drawn.shape[:3]).unbind(2)
+        pictures = self._draw(chains, codes, noise, [min(self.scales), max(self.scales)])
+        low, high = (
+            reader.read(chains, pictures.flatten(0, 2)).unflatten(0, pictures.shape[:3]).unbind(2)
+        )
         change, names = (high - low) / reader.deviation, reader.names
         rows: list[Row] = []
         for row, (one, place) in enumerate(self.chosen):
-            own = torch.tensor([name == one.names[place] for name in names])
-            told = float(change[row][:, own].mean())
-            others = float(change[row][:, ~own].abs().mean())
+            columns = torch.tensor([name == one.names[place] for name in names])
+            target_change = float(change[row][:, columns].mean())
+            others = float(change[row][:, ~columns].abs().mean())
             rows.append(
                 {
                     "run": self.folder.resolve().name,
                     "attribute": one.names[place],
                     "entries": int((one.weight[place] != 0).sum()),
-                    "moved": told,
+                    "moved": target_change,
                     "others_moved": others,
-                    "moved_to_others": told / others if others else torch.nan,
+                    "moved_to_others": target_change / others if others else torch.nan,
                     "read_by": reader.kind,
                     "pictures": len(codes),
                 }

@@ -92,8 +92,8 @@ class Names(pl.Callback):
         saes = {name: one.sae for name, one in pl_module.dictionaries().items()}
         whose, answers = self._answers(list(map(key_of, saes.values())))
         for sae in saes.values():
-            asked = list(answers) if whose == key_of(sae) else self.latents or []
-            unknown = [latent for latent in asked if latent not in range(sae.latents)]
+            latents = list(answers) if whose == key_of(sae) else self.latents or []
+            unknown = [latent for latent in latents if latent not in range(sae.latents)]
             if unknown:
                 raise UserError(
                     f"Latents are named by a number of 0..{sae.latents - 1}, got {unknown[0]}: "
@@ -146,8 +146,8 @@ class Names(pl.Callback):
 
     def _candidates(self, crops: Mapping[int, Sequence[Crop]], cut: Cutter) -> dict[int, list[str]]:
         """The namer's."""
-        said = self.namer({latent: cut_all(cut, some) for latent, some in crops.items()})
-        return {latent: list(names) for latent, names in said.items() if names}
+        answers = self.namer({latent: cut_all(cut, some) for latent, some in crops.items()})
+        return {latent: list(names) for latent, names in answers.items() if names}
 
     def _judged(
         self, sae: Sae, names: Mapping[int, str], cases: Mapping, cut: Cutter, folder: Path
@@ -155,12 +155,14 @@ class Names(pl.Callback):
         """By the scorer, or by who answered; None: the questions went out and nothing is known."""
         if self.scorer is not None:
             return judge(names, cases, cut, self.scorer)
-        asked = Questionnaire(names, cases)
+        questionnaire = Questionnaire(names, cases)
         if self.scores is not None:
-            return asked.judgements(read_scores(self.scores, [key_of(sae)], asked.questions()))
+            return questionnaire.judgements(
+                read_scores(self.scores, [key_of(sae)], questionnaire.questions())
+            )
         path = folder / "questions.json"
-        asked.write_crops(folder, cut)
-        write_questions(path, key_of(sae), asked.questions())
+        questionnaire.write_crops(folder, cut)
+        write_questions(path, key_of(sae), questionnaire.questions())
         print(how_to_go_on(path, '"scores"', "scores"))
         return None
 

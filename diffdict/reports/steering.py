@@ -56,8 +56,8 @@ class SteeringPage(pl.Callback):
         pass `megabytes`. `side`: of the pictures in the page, at most.
         """
         least = {"amounts": 2, "windows": 1, "seeds": 1, "side": 8, "megabytes": 1}
-        asked = {"amounts": amounts, "windows": windows, "seeds": seeds, "side": side}
-        for key, value in {**asked, "megabytes": megabytes}.items():
+        counts = {"amounts": amounts, "windows": windows, "seeds": seeds, "side": side}
+        for key, value in {**counts, "megabytes": megabytes}.items():
             if value < least[key]:
                 raise UserError(f"report.steering.{key} must be at least {least[key]}, got {value}")
         if not farthest > 0 or not math.isfinite(farthest):
@@ -95,8 +95,8 @@ class SteeringPage(pl.Callback):
             concepts=[self._concept(strip, subject, rows) for strip in strips],
         )
         path = files.unused(self.folder / "steering") / "index.html"
-        written = write_steering_page(content, path, self._names(subject), self.limit)
-        print(f"steering: {written.path} ({files.human_bytes(written.bytes)})")
+        page = write_steering_page(content, path, self._names(subject), self.limit)
+        print(f"steering: {page.path} ({files.human_bytes(page.bytes)})")
 
     def _names(self, subject: SteeredDictionary) -> Mapping[int, str]:
         """What people called latents."""
@@ -159,19 +159,19 @@ class SteeringPage(pl.Callback):
 
 def labels_file(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> bytes:
     """Labels as a PNG of the classes' colours."""
-    drawn, stream = Image.fromarray(labels, "P"), io.BytesIO()
-    drawn.putpalette([part for colour in palette for part in colour])
-    drawn.save(stream, format="PNG", optimize=True)
+    image, stream = Image.fromarray(labels, "P"), io.BytesIO()
+    image.putpalette([part for colour in palette for part in colour])
+    image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
 def measured_effects(rows: Sequence[Row], concept: str, amount: float) -> list[EffectFigures]:
     """The class's rows of the table, of the first judge, amount and window."""
-    own = [row for row in rows if row["class"] == concept and row.get("judge", 1) == 1]
-    own = [row for row in own if row["amount"] == amount]
-    first = {row["edit"]: row for row in reversed(own)}
+    class_rows = [row for row in rows if row["class"] == concept and row.get("judge", 1) == 1]
+    class_rows = [row for row in class_rows if row["amount"] == amount]
+    first = {row["edit"]: row for row in reversed(class_rows)}
     effects = []
-    for row in (row for row in own if first[row["edit"]] is row):
+    for row in (row for row in class_rows if first[row["edit"]] is row):
         strength = {"latents": row["amount"], "others": row["amount"]}
         strength["others_equal"] = row.get("amount_equal")
         figures = (row[key] for key in ("kept", "error", "area", "outside", "rms", "became"))

@@ -26,14 +26,16 @@ class ResultsTable:
     def collect(self, runs: Runs) -> Collected:
         """Writes and prints."""
         _, keys, groups, metrics = compare_points(runs, self.task, self.metrics, self.over)
-        rows = [row_of(dict(zip(keys, v, strict=True)), own, metrics) for v, own in groups.items()]
+        rows = [
+            row_of(dict(zip(keys, v, strict=True)), points, metrics) for v, points in groups.items()
+        ]
         text_rows: list[Row] = [
             {
                 **dict(zip(keys, map(format_cell, values), strict=True)),
-                "n": len(own),
-                **{name: str(averaged(own, name) or "") for name in metrics},
+                "n": len(points),
+                **{name: str(averaged(points, name) or "") for name in metrics},
             }
-            for values, own in groups.items()
+            for values, points in groups.items()
         ]
         folder = files.writable_folder(self.folder)
         files.write_atomic(folder / "table.csv", as_csv(rows).encode())

@@ -99,15 +99,15 @@ class VectorImages(ImageDataModule):
         pictures = self.split(split)
         if self.vectors == "store":
             return WithVectors(pictures, source=self._source(split), other=not training)
-        seen = self.seen(split)
-        apart = seen.image_size != pictures.image_size
+        views = self.seen(split)
+        apart = views.image_size != pictures.image_size
         if apart and self.moved and training:
             raise UserError(
-                f"{self.representation.name} is shown pictures of {seen.image_size}×"
-                f"{seen.image_size} of their own, which data.crop_padding and data.zoom do not "
+                f"{self.representation.name} is shown pictures of {views.image_size}×"
+                f"{views.image_size} of their own, which data.crop_padding and data.zoom do not "
                 "move: leave both out, or choose a representation of the same size"
             )
-        return WithVectors(pictures, seen=seen if apart else None, other=not training)
+        return WithVectors(pictures, seen=views if apart else None, other=not training)
 
     def seen(self, split: str) -> Pictures:
         """The same pictures at the size that the representation is shown."""
@@ -183,15 +183,15 @@ class VectorImages(ImageDataModule):
         """The stored vectors of these pictures, with their mirror images' where those are due."""
         mirrored = self.flip and split == "train"
         blocks = [VECTOR, MIRRORED] if mirrored else [VECTOR]
-        seen, net = self.seen(split), self.representation
+        views, net = self.seen(split), self.representation
         as_stored = self._as_stored(split, net.name)
         expect = {"backbone_sha256": net.sha256, "dataset_hash": as_stored.fingerprint}
         try:
-            return StoredSource(self.root, seen.name, net.name, split, None, blocks, expect=expect)
+            return StoredSource(self.root, views.name, net.name, split, None, blocks, expect=expect)
         except MissingFeatures as missing:
             option = " block=[vector,mirrored]" if mirrored else ""
             raise UserError(
-                f"No vectors of {seen.name} ({split}) by {net.name} in {self.root}/"
+                f"No vectors of {views.name} ({split}) by {net.name} in {self.root}/"
                 f"{', with those of mirror images, which data.flip=true asks for' * mirrored}. "
                 f"Make them: python extract.py task=vectors{option} with the same representation= "
                 "and dataset= — or say data.vectors=live"
@@ -199,17 +199,17 @@ class VectorImages(ImageDataModule):
 
     def _as_stored(self, split: str, name: str) -> Pictures:
         """The pictures as the representation is shown them; as many as are stored, if more."""
-        seen, count = self.seen(split), f"{split}_pictures"
-        path = store_path(Path(self.root), seen.name, name, split) / "store.json"
+        views, count = self.seen(split), f"{split}_pictures"
+        path = store_path(Path(self.root), views.name, name, split) / "store.json"
         stored = read_sealed(path)["identity"]["pictures"] if path.is_file() else 0
-        if 0 < stored < len(seen):
+        if 0 < stored < len(views):
             raise UserError(
-                f"{path.parent} holds the vectors of {stored} pictures, there are {len(seen)}: "
+                f"{path.parent} holds the vectors of {stored} pictures, there are {len(views)}: "
                 f"delete it and make them again, or dataset.{count}={stored}"
             )
-        if stored <= len(seen) or count not in getattr(self.make, "keywords", {}):
-            return seen
-        return self.make(split=split, image_size=seen.image_size, **{count: stored})
+        if stored <= len(views) or count not in getattr(self.make, "keywords", {}):
+            return views
+        return self.make(split=split, image_size=views.image_size, **{count: stored})
 
 
 class WithVectors(Pictures):

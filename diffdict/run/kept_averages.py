@@ -52,9 +52,9 @@ class KeepAverages(pl.Callback):
         for decay, average in zip(self.decays, self.averages, strict=True):
             if trainer.is_global_zero:
                 net, facts = pl_module.exported(average)
-                said = {"ema_decay": f"{decay:g}", "step": str(trainer.global_step)}
+                record = {"ema_decay": f"{decay:g}", "step": str(trainer.global_step)}
                 path = Path(trainer.default_root_dir) / f"ema_{decay:g}.safetensors"
-                export_weights(net, path, facts | said)
+                export_weights(net, path, facts | record)
 
     def state_dict(self) -> dict[str, list]:
         """The averages, so that a resumed run goes on exactly."""

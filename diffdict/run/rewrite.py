@@ -70,8 +70,10 @@ def _labeller_node(cfg: DictConfig, checkpoint: str) -> dict:
         )
     config.paths = cfg.paths  # of this machine
     backbone = _plain(config.backbone)
-    told = cfg.get("condition") is not None or issubclass(get_object(cfg.backbone._target_), RCDM)
-    draws = issubclass(get_object(backbone["_target_"]), Denoiser) and not told
+    conditional = cfg.get("condition") is not None or issubclass(
+        get_object(cfg.backbone._target_), RCDM
+    )
+    draws = issubclass(get_object(backbone["_target_"]), Denoiser) and not conditional
     facts = {key: _plain(config[key]) for key in FEATURE_KEYS}
     facts |= {"backbone": backbone} if draws else {}
     _say({key: (_plain(cfg[key]), fact) for key, fact in facts.items()})

@@ -93,9 +93,9 @@ class Steering:
             tokens = edited.permute(0, 2, 3, 1)
             for some in places.split(max(1, TILE // self.sae.latents)):
                 at = torch.unravel_index(some, tokens.shape[:3])
-                own, change = self._change(tokens[at], t.expand(len(x))[at[0]])
-                at = tuple(axis[own] for axis in at)
-                change = change * weights[some[own], None]
+                indices, change = self._change(tokens[at], t.expand(len(x))[at[0]])
+                at = tuple(axis[indices] for axis in at)
+                change = change * weights[some[indices], None]
                 before = tokens[at]
                 moved = (before.to(change.dtype) + change).to(x.dtype)
                 still = (change == 0).all(1, keepdim=True)
@@ -111,15 +111,15 @@ class Steering:
         inside, sae = weights != 0, self.sae
         if sae.ranked is None or self.how != "scale":
             return inside
-        asked = torch.cat([self.index, self.rivals[0]]) if self.rivals else self.index
-        rows = sae.W_enc[asked].float() * sae.token_scale
-        offset = sae.b_enc[asked].float() - rows @ (sae.mean + sae.input_centre / sae.token_scale)
+        latents = torch.cat([self.index, self.rivals[0]]) if self.rivals else self.index
+        rows = sae.W_enc[latents].float() * sae.token_scale
+        offset = sae.b_enc[latents].float() - rows @ (sae.mean + sae.input_centre / sae.token_scale)
         pre = torch.baddbmm(
             offset[None, :, None], rows.expand(len(x), -1, -1), x.float().flatten(2)
         )
-        own, others = pre.split([len(self.index), len(asked) - len(self.index)], 1)
-        margin = ROUNDING * (own.abs().amax() + offset.abs().amax())
-        largest = own.amax(1)
+        targets, others = pre.split([len(self.index), len(latents) - len(self.index)], 1)
+        margin = ROUNDING * (targets.abs().amax() + offset.abs().amax())
+        largest = targets.amax(1)
         able = largest > -margin
         if self.rivals:
             able &= number_above(others, largest[:, None] + margin, 1) < sae.ranked
@@ -168,8 +168,8 @@ class Steering:
         step = self.amount * (self.unit @ self.sae.dictionary[self.index]) / self.sae.token_scale
         if self.parts is None:
             return step.expand(number, -1)
-        known = torch.tensor(list(self.parts), dtype=torch.float64, device=t.device)
-        nearest = (t.double()[:, None] - known).abs().argmin(1)
+        timesteps = torch.tensor(list(self.parts), dtype=torch.float64, device=t.device)
+        nearest = (t.double()[:, None] - timesteps).abs().argmin(1)
         stacked = torch.stack([step[part] for part in self.parts.values()])
         return stacked[nearest.expand(number)]
 

@@ -117,14 +117,14 @@ class Alignment(pl.LightningModule):
 
     def _rows(self) -> list[Row]:
         rows = []
-        for (first, second), found in zip(self.pairs, self.matches, strict=True):
+        for (first, second), matches in zip(self.pairs, self.matches, strict=True):
             one, other = self.studied[first], self.studied[second]
             place = [(each.timesteps[0], each.block) for each in (one, other)]
-            floor = found[OTHER].mean if OTHER in found else None
+            floor = matches[OTHER].mean if OTHER in matches else None
             row: Row = {"first": self.paths[first], "second": self.paths[second]}
             row |= {"timesteps": f"{place[0][0]} {place[1][0]}"}
-            row |= {"blocks": f"{place[0][1]} {place[1][1]}", "matched": found[SAME].mean}
-            above = (found[SAME].correlations > 0.5).double().mean()
+            row |= {"blocks": f"{place[0][1]} {place[1][1]}", "matched": matches[SAME].mean}
+            above = (matches[SAME].correlations > 0.5).double().mean()
             row |= {"above_half": float(above), "floor": floor}
             rows.append({**row, "ceiling": place[0] == place[1]})
         return rows
@@ -132,9 +132,9 @@ class Alignment(pl.LightningModule):
     def tables(self) -> dict[str, list[Row]]:
         """A row a pair of dictionaries, and one a latent with its partner."""
         latents = []
-        for (first, second), found in zip(self.pairs, self.matches, strict=True):
-            own = found[SAME]
-            columns = zip(own.partners.tolist(), own.correlations.tolist(), strict=True)
+        for (first, second), matches in zip(self.pairs, self.matches, strict=True):
+            same = matches[SAME]
+            columns = zip(same.partners.tolist(), same.correlations.tolist(), strict=True)
             for latent, (partner, value) in enumerate(columns):
                 row: Row = {"first": self.paths[first], "second": self.paths[second]}
                 row |= {"latent": latent, "partner": None if partner < 0 else partner}

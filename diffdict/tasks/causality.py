@@ -102,13 +102,13 @@ class Causality(pl.LightningModule):
         self.palette: Sequence[Sequence[int]] = ()  # of the labelled pictures
         labellers = open_judges(labeller, self.net, "task=causality")
         self.class_names = list(labellers[0].segmenter.class_names)
-        known = ClassLatents(dictionary, name, tables)
-        self.wanted = chosen_classes(known, concept, most, self.class_names)
+        class_latents = ClassLatents(dictionary, name, tables)
+        self.wanted = chosen_classes(class_latents, concept, most, self.class_names)
         self.changes = combined(self.wanted, amount, window)
         self.levels = [self.chains.level(change.window) for change in self.changes]
         density = self.sae.frequency.cpu()
-        self.density = density if bool(density.any()) else known.density(self.sae.latents)
-        self.others = {c: like_density(own, self.density) for c, own in self.wanted}
+        self.density = density if bool(density.any()) else class_latents.density(self.sae.latents)
+        self.others = {c: like_density(latents, self.density) for c, latents in self.wanted}
         self.controls, self.number = controls, number
         self.pictures, self.labelled_pictures = pictures, labelled_pictures
         self.differences: dict[int, Tensor] = {}
@@ -166,31 +166,33 @@ class Causality(pl.LightningModule):
             for key in ("image", "mask")
         )
         start = self.chains.begin(indices, images)
-        drawn = self.chains.draw(indices, start, record=self.levels)
+        chain = self.chains.draw(indices, start, record=self.levels)
         if images is not None:
-            decibels = list(map(psnr, picture_error(drawn.x, images).rmse.tolist()))
+            decibels = list(map(psnr, picture_error(chain.x, images).rmse.tolist()))
             self.decibels += torch.tensor([sum(decibels), len(decibels)])
-        labels = [judge.labels(drawn.x, indices) for judge in self.judges]
+        labels = [judge.labels(chain.x, indices) for judge in self.judges]
         for place, (change, level) in enumerate(zip(self.changes, self.levels, strict=True)):
             label = self.class_names.index(change.concept)
             judged = [
-                JudgedPictures(indices, drawn.x, own, (own if truth is None else truth) == label)
-                for own in labels
+                JudgedPictures(
+                    indices, chain.x, masks, (masks if truth is None else truth) == label
+                )
+                for masks in labels
             ]
             shows = sorted({i for one in judged for i in one.shows})
             self.shown[change.concept] += [
                 indices[i] for i in judged[0].shows if indices[i] not in self.shown[change.concept]
             ]
             if shows:
-                seen = [one.some(shows) for one in judged]
-                self._measure(place, change, seen, drawn.states[level][shows])
+                by_judge = [one.some(shows) for one in judged]
+                self._measure(place, change, by_judge, chain.states[level][shows])
 
     def _measure(
-        self, place: int, change: Change, seen: list[JudgedPictures], state: Tensor
+        self, place: int, change: Change, by_judge: list[JudgedPictures], state: Tensor
     ) -> None:
         """One change and its controls on the pictures that show its class."""
         squares: dict[str, Tensor] = {}
-        indices, off = seen[0].indices, seen[0].off
+        indices, off = by_judge[0].indices, by_judge[0].off
         before = self.chains.losses(indices, off, self.noised) if self.noised else None
         for kind in self.kinds:
             on = off
@@ -198,8 +200,8 @@ class Causality(pl.LightningModule):
                 edits = self.studied.edit(self._edit(place, change, kind, squares))
                 on = self.chains.draw(indices, state, edits, start=self.levels[place]).x
             squares[kind] = (on - off).square().flatten(1).mean(1)
-            for judge, own in zip(self.judges, seen, strict=True):
-                judge.count(place, kind, own, on)
+            for judge, pictures in zip(self.judges, by_judge, strict=True):
+                judge.count(place, kind, pictures, on)
             if before is not None:
                 after = self.chains.losses(indices, on, self.noised)
                 self.damage[place][kind].update(before, after)
@@ -219,7 +221,9 @@ class Causality(pl.LightningModule):
             return edit
         if kind == DIFFERENCE:
             sign = 1 if change.amount > 1 else -1
-            return Redirected(edit, {t: sign * own[label] for t, own in self.differences.items()})
+            return Redirected(
+                edit, {t: sign * by_class[label] for t, by_class in self.differences.items()}
+            )
         draw = mix(self.seed, label, int(kind.rpartition("_")[2]))
         channels = self.net.shapes[self.studied.block][0]
         return Redirected(edit, random_direction(channels, draw))
@@ -239,11 +243,11 @@ class Causality(pl.LightningModule):
         first = (self.changes[0].amount, self.changes[0].window)
         rows = [row for row in self._rows(0) if (row["amount"], row["span"]) == first]
         for kind in dict.fromkeys(row["edit"] for row in rows):
-            own = [row for row in rows if row["edit"] == kind and row["kept"] is not None]
+            kind_rows = [row for row in rows if row["edit"] == kind and row["kept"] is not None]
             for key in ("kept", "outside", "rms", *(["damage"] if self.noised else [])):
-                values = torch.tensor([row[key] for row in own], dtype=torch.float64)
+                values = torch.tensor([row[key] for row in kind_rows], dtype=torch.float64)
                 name = key if kind == OWN else f"{key}_{kind}"
-                self.log(f"test/{name}", values.mean() if own else torch.nan)
+                self.log(f"test/{name}", values.mean() if kind_rows else torch.nan)
         if len(self.judges) > 1:
             self.log("test/spearman_judges", agreement_of(self._ranked()))
         if self.real:
@@ -253,13 +257,13 @@ class Causality(pl.LightningModule):
         """A row a change and control, as one of the judges sees it."""
         judge, rows = self.judges[number], []
         parts = zip(self.changes, judge.found, self.hurt, self.strength.tolist(), strict=True)
-        for change, found, damage, (factors, pictures) in parts:
-            for row in change_rows(change, found, self.class_names, damage):
+        for change, counts, damage, (factors, pictures) in parts:
+            for row in change_rows(change, counts, self.class_names, damage):
                 if row["edit"] == EQUAL and pictures:
                     row["amount_equal"] = 1 + (change.amount - 1) * factors / pictures
                 if row["edit"] in (OWN, OTHERS, EQUAL):
-                    own = change.latents if row["edit"] == OWN else self.others[change.concept]
-                    row["latents"] = " ".join(map(str, own))
+                    latents = change.latents if row["edit"] == OWN else self.others[change.concept]
+                    row["latents"] = " ".join(map(str, latents))
                 if len(self.judges) > 1:
                     row = {"judge": number + 1, **row}
                 rows.append(row)
@@ -269,7 +273,7 @@ class Causality(pl.LightningModule):
         first = (self.changes[0].amount, self.changes[0].window)
         judged = [self._rows(number) for number in range(len(self.judges))]
         return rankings(
-            [[row for row in own if (row["amount"], row["span"]) == first] for own in judged]
+            [[row for row in rows if (row["amount"], row["span"]) == first] for rows in judged]
         )
 
     def tables(self) -> dict[str, list[Row]]:
@@ -321,18 +325,18 @@ def chosen_classes(
 ) -> list[tuple[str, list[int]]]:
     """The classes to be measured, with their latents."""
     known.require()
-    asked = [concept] if isinstance(concept, str) else concept
-    if asked == []:
+    concepts = [concept] if isinstance(concept, str) else concept
+    if concepts == []:
         raise UserError("concept=[] measures nothing: concept=mouth, or null for every class")
-    if asked is None:
-        asked = [name for name, row in known.rows.items() if row["excess"]]
-    strangers = [name for name in asked if name in known.rows and name not in class_names]
-    if strangers or not asked:
+    if concepts is None:
+        concepts = [name for name, row in known.rows.items() if row["excess"]]
+    strangers = [name for name in concepts if name in known.rows and name not in class_names]
+    if strangers or not concepts:
         raise UserError(
             f"The labeller says {', '.join(class_names)}, the dictionary was tested on "
             f"{', '.join(known.rows)}: learn a labeller of the same classes"
         )
-    return [(str(name), known.of_class(str(name), most)) for name in asked]
+    return [(str(name), known.of_class(str(name), most)) for name in concepts]
 
 
 def check_same_classes(pictures: Pictures, class_names: Sequence[str]) -> None:

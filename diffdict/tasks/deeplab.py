@@ -76,8 +76,8 @@ class DeepLab(pl.LightningModule):
         self.optimizer, self.protocol, self.seed = optimizer, protocol, seed
         self.class_names = list(class_names) or [str(i) for i in range(num_classes)]
         self.palette = palette
-        learned = ignore_label is None or (learn_ignored and ignore_label < num_classes)
-        self.unlearned = UNSEEN if learned else ignore_label
+        learns_all = ignore_label is None or (learn_ignored and ignore_label < num_classes)
+        self.unlearned = UNSEEN if learns_all else ignore_label
         self.rates = Rates(warmup_steps, 0, decay, decay_share, 0)
         self.metric = Segmentation(num_classes, ignore_label)
         self.found: Confusion | None = None
@@ -155,8 +155,8 @@ class DeepLab(pl.LightningModule):
 
     def segmented(self, outputs: Mapping, batch: Mapping) -> list[SegmentedPicture]:
         """Each picture of a test batch; one network has no uncertainty."""
-        seen = zip(batch["index"].tolist(), batch["mask"], outputs["mask"], strict=True)
-        return [SegmentedPicture(*one, None) for one in seen]
+        pictures = zip(batch["index"].tolist(), batch["mask"], outputs["mask"], strict=True)
+        return [SegmentedPicture(*one, None) for one in pictures]
 
     def confusion(self) -> Confusion:
         """Of the last test."""
@@ -194,8 +194,8 @@ class DeepLab(pl.LightningModule):
 
     def _log_figures(self, split: str, figures: Mapping[str, float]) -> None:
         """They are the same on all ranks."""
-        named = {f"{split}/{name}": value for name, value in figures.items()}
-        self.log_dict(named, sync_dist=True)
+        metrics = {f"{split}/{name}": value for name, value in figures.items()}
+        self.log_dict(metrics, sync_dist=True)
 
     @torch.no_grad()
     def look(
@@ -207,8 +207,8 @@ class DeepLab(pl.LightningModule):
         """
         shares = self.shares(image[None])[0]
         doubt = torch.special.entr(shares).sum(0)
-        seen = image, shares.argmax(0), doubt
-        return draw_labels(*seen, self.class_names, self.palette, folder)
+        maps = image, shares.argmax(0), doubt
+        return draw_labels(*maps, self.class_names, self.palette, folder)
 
     def tables(self) -> dict[str, list[dict[str, str | int | float]]]:
         """Figures by class as they were last measured."""

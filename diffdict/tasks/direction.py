@@ -235,8 +235,8 @@ class Direction(pl.LightningModule):
 
 def mean_precision(figures: Sequence[AttributeFigure]) -> float:
     """Over the attributes that could be measured; NaN: none."""
-    told = [figure.precision for figure in figures if figure.precision == figure.precision]
-    return sum(told) / len(told) if told else torch.nan
+    precisions = [figure.precision for figure in figures if figure.precision == figure.precision]
+    return sum(precisions) / len(precisions) if precisions else torch.nan
 
 
 def _chosen(
@@ -253,13 +253,13 @@ def _chosen(
         raise UserError(
             f"model.attribute={wanted} is none of {dataset}: there are {', '.join(names)}"
         )
-    asked = [wanted] if wanted is not None else names
-    columns = [names.index(name) for name in asked]
+    candidates = [wanted] if wanted is not None else names
+    columns = [names.index(name) for name in candidates]
     binary = [column for column in columns if attributes[column]["kind"] == "binary"]
     if not binary:
         raise UserError(
             f"task=direction takes attributes that a picture has or has not, and "
-            f"{', '.join(asked[:5])} of {dataset} are numbers: model.attribute= a binary one"
+            f"{', '.join(candidates[:5])} of {dataset} are numbers: model.attribute= a binary one"
         )
     changing = [column for column in binary if 0 < means[column] < 1]
     left_out = [names[column] for column in binary if column not in changing]

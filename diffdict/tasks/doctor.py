@@ -116,19 +116,19 @@ class Doctor(pl.LightningModule):
             for key in ("timestep", "block")
             if (value := getattr(self.cells[best], key)) is not None
         ]
-        said = []
+        findings = []
         if _or_least(figures.gamma) > OFF_CENTRE:
-            said.append(
+            findings.append(
                 f"tokens lie off their centre (γ {figures.gamma:.2g}): data.normalise=channel"
             )
         if massive := metric.massive_channels():
             words = " and ".join(map(str, massive[:SHOWN]))
             drop = override("data.drop_channels", massive[:SHOWN])
-            said.append(f"channels {words} dwarf the rest: {drop}")
+            findings.append(f"channels {words} dwarf the rest: {drop}")
         if _or_least(figures.noise_share) > NOISY:
             share = f"{100 * figures.noise_share:.0f} %"
-            said.append(f"{share} of the variance is noise: noise.draws=4")
-        rest = "; ".join(said) or "the features can be taken as they are"
+            findings.append(f"{share} of the variance is noise: noise.draws=4")
+        rest = "; ".join(findings) or "the features can be taken as they are"
         why = "" if figures.structure is None else ", where likeness follows distance most"
         return f"Look first at {' '.join(place)}{why}: {rest}."
 

@@ -108,8 +108,10 @@ class Faithfulness(pl.LightningModule):
                 "Another representation= is a witness.",
                 stacklevel=2,
             )
-        told = self.record.get("vectors_sha256")
-        if self.reading is not None and told in {one.sha256 for one in self.reading.readers}:
+        vectors_sha256 = self.record.get("vectors_sha256")
+        if self.reading is not None and vectors_sha256 in {
+            one.sha256 for one in self.reading.readers
+        }:
             warnings.warn(
                 "Attributes are read off the vectors that the samples were drawn from: it judges "
                 "itself. Other model.readers= are witnesses.",
@@ -142,22 +144,22 @@ class Faithfulness(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """What became of the sources, or of the latents."""
-        drawn, real = self.seen_samples.compute().cpu(), self.seen_real.compute().cpu()
+        samples, real = self.seen_samples.compute().cpu(), self.seen_real.compute().cpu()
         by: dict[str, object] = {
             "samples": self.samples,
             "representation": self.maker.name,
             "conditioning": self.conditioning,
         }
         if self.switched is not None:
-            figures, self._tables = self.switched.tables(drawn, real, by)
+            figures, self._tables = self.switched.tables(samples, real, by)
         else:
-            figures = self._of_sources(drawn, real, by)
+            figures = self._of_sources(samples, real, by)
         for name, value in figures.items():
             if value is not None:
                 self.log(f"test/{name}", value, rank_zero_only=False, sync_dist=False)
 
     def _of_sources(
-        self, drawn: Float[Tensor, "n d"], real: Float[Tensor, "m d"], by: Mapping
+        self, samples: Float[Tensor, "n d"], real: Float[Tensor, "m d"], by: Mapping
     ) -> dict[str, float | None]:
         """Ranks, distances, variance, and what is left of attributes."""
         source = torch.tensor(self.rows.source)
@@ -167,19 +169,19 @@ class Faithfulness(pl.LightningModule):
         sources = real[:count] if same else self._vectors(pictures)
         # sources of another split are put before its pictures
         gallery = real if same else torch.cat([sources, without(real, sources)])
-        found = SourceFigures.of(drawn, source, sources, gallery)
-        if found.share is None:
+        source_figures = SourceFigures.of(samples, source, sources, gallery)
+        if source_figures.share is None:
             warnings.warn(
                 "Each picture has one sample, so nothing is said of what varies: condition.each=2 "
                 "or more.",
                 stacklevel=2,
             )
-        figures = {**found.figures, **self._floors(pictures)}
-        by = {**by, "sources": count, "gallery": found.gallery}
+        figures = {**source_figures.figures, **self._floors(pictures)}
+        by = {**by, "sources": count, "gallery": source_figures.gallery}
         names = self.rows.captions
-        self._tables = {"sources": found.each_source(drawn, source, sources, names)}
-        if found.share is not None:
-            self._tables["dimensions"] = found.each_dimension()
+        self._tables = {"sources": source_figures.each_source(samples, source, sources, names)}
+        if source_figures.share is not None:
+            self._tables["dimensions"] = source_figures.each_dimension()
         if self.reading is not None:
             looked = torch.cat([self._vectors(pictures, one) for one in self.reading.readers], 1)
             more, rows = self.reading.tables(source, looked, same)
@@ -190,10 +192,10 @@ class Faithfulness(pl.LightningModule):
 
     def _floors(self, pictures: Float[Tensor, "n 3 _ _"]) -> dict[str, float | None]:
         """How far a picture is from itself: cropped, and seen through another noise."""
-        own = self._vectors(pictures)
-        floors = {"distance_crop": squared_gap(self._vectors(cropped(pictures)), own)}
+        vectors = self._vectors(pictures)
+        floors = {"distance_crop": squared_gap(self._vectors(cropped(pictures)), vectors)}
         other = self.maker.other_noise() if isinstance(self.maker, Representation) else None
-        noise = None if other is None else squared_gap(self._vectors(pictures, other), own)
+        noise = None if other is None else squared_gap(self._vectors(pictures, other), vectors)
         return {**floors, "distance_noise": noise}
 
     def _vectors(

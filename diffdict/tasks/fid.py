@@ -182,14 +182,14 @@ class Fid(pl.LightningModule):
         """Some real pictures, or in the last loader some samples."""
         real = not self.knows_real and dataloader_idx == 0
         sums, rows = self._metrics(real)
-        seen: list[Tensor] = pooled_vectors(
+        cell_vectors: list[Tensor] = pooled_vectors(
             self.passes, batch["image"], batch["index"].tolist(), self.noise
         )
-        for vectors, total, chosen in zip(seen, sums, rows, strict=True):
+        for vectors, total, chosen in zip(cell_vectors, sums, rows, strict=True):
             total.update(vectors)
             chosen.update(vectors, batch["index"])
         if self.scored and not real:
-            vectors = seen[self.passes.blocks.index(SCORED)]
+            vectors = cell_vectors[self.passes.blocks.index(SCORED)]
             self.score.update(self.passes.net.class_shares(vectors), batch["index"])
 
     def _metrics(self, real: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -199,11 +199,11 @@ class Fid(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """The distance at every timestep and block; keeps what the real pictures gave."""
-        known = self.known or [
+        real_files = self.known or [
             self._keep(cell, statistics.compute(), rows.compute())
             for cell, statistics, rows in zip(self.cells, self.of_real, self.real_rows, strict=True)
         ]
-        every = zip(self.cells, known, self.of_samples, self.sample_rows, strict=True)
+        every = zip(self.cells, real_files, self.of_samples, self.sample_rows, strict=True)
         self.found = [
             self._row(cell, file, statistics.compute(), rows.compute())
             for cell, file, statistics, rows in every
@@ -226,16 +226,16 @@ class Fid(pl.LightningModule):
         return file
 
     def _row(
-        self, cell: Stream, known: StatisticsFile, statistics: Statistics, rows: Tensor
+        self, cell: Stream, file: StatisticsFile, statistics: Statistics, rows: Tensor
     ) -> dict[str, str | int | float | bool | None]:
         """A cell's line in the table: which features of which pictures, and how far apart."""
         kernel, manifold = None, None
-        fewest = 0 if known.rows is None else min(len(known.rows), len(rows))
+        fewest = 0 if file.rows is None else min(len(file.rows), len(rows))
         if fewest > 1:
-            kernel = kernel_distance(known.rows.to(rows.device), rows)
+            kernel = kernel_distance(file.rows.to(rows.device), rows)
         if fewest > BALL:
-            manifold = precision_recall(known.rows.to(rows.device), rows, BALL)
-        real = self.real or known.provenance or {}
+            manifold = precision_recall(file.rows.to(rows.device), rows, BALL)
+        real = self.real or file.provenance or {}
         counts = [n for n in (real.get("pictures"), self.sampled["pictures"]) if n is not None]
         return {
             "network": self.passes.net.name,
@@ -248,7 +248,7 @@ class Fid(pl.LightningModule):
             "pictures": real.get("pictures"),
             "samples": self.samples,
             "sampled": self.sampled["pictures"],
-            "frechet": float(frechet_distance(*known.statistics, *statistics)),
+            "frechet": float(frechet_distance(*file.statistics, *statistics)),
             "biased": min(counts) <= cell.channels,
             "kid": kernel and kernel.value,
             "kid_error": kernel and kernel.error,

@@ -71,9 +71,9 @@ class FineTuning(pl.LightningModule):
         self.rates, self.warmup_steps = Rates(warmup_steps, 0, decay, 1.0, 0), warmup_steps
         self.cell = chosen_cell(net, timestep, block)
         self.start = net.file_sha256 or SCRATCH
-        learned = reached_parameters(net, self.cell)
+        parameters = reached_parameters(net, self.cell)
         self.net = net.requires_grad_(False).to(memory_format=torch.channels_last)
-        for parameter in learned:
+        for parameter in parameters:
             parameter.requires_grad_(True)
         seeds = [entropy(seed, *self.cell.name.encode())]  # as task=linear_probe begins
         self.head = LinearHeads([self.cell.channels], num_classes, 1, seeds)
@@ -208,11 +208,11 @@ def chosen_cell(net: Backbone, timestep: Timesteps, block: Blocks) -> Stream:
     """The one timestep and block of the network that a head is put on."""
     timesteps = [None] if net.num_timesteps is None or timestep is None else listed(timestep)
     blocks = net.chosen(block)
-    for word, asked in (("timestep", timesteps), ("block", blocks)):
-        if len(asked) != 1:
+    for word, places in (("timestep", timesteps), ("block", blocks)):
+        if len(places) != 1:
             raise UserError(
-                f"A network learns on as far as one place, got {len(asked)} of {word}=: {word}="
-                f"{asked[0] if asked else 11}"
+                f"A network learns on as far as one place, got {len(places)} of {word}=: {word}="
+                f"{places[0] if places else 11}"
             )
     net.check_timestep(timesteps[0])
     return Stream(*net.shapes[blocks[0]], "fp32", timesteps[0], blocks[0])
@@ -228,10 +228,10 @@ def reached_parameters(net: Backbone, cell: Stream) -> list[torch.nn.Parameter]:
     if maps[cell.block].requires_grad:
         total = maps[cell.block].float().sum()
         reached = torch.autograd.grad(total, parameters, allow_unused=True)
-    learned = [p for p, reach in zip(parameters, reached, strict=False) if reach is not None]
-    if not learned:
+    trainable = [p for p, reach in zip(parameters, reached, strict=False) if reach is not None]
+    if not trainable:
         raise UserError(
             f"No weight of {net.name} moves its block {cell.block}, so there is nothing to learn: "
             "another block=, or task=linear_probe, whose head alone learns"
         )
-    return learned
+    return trainable

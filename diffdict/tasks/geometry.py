@@ -64,8 +64,8 @@ class Geometry(pl.LightningModule):
 
     def test_step(self, batch: Mapping, batch_idx: int) -> None:
         """Both views of a batch."""
-        seen = batch["image"], batch["index"].tolist()
-        views = [pooled_vectors(self.passes, *seen, noise) for noise in self.views]
+        pictures = batch["image"], batch["index"].tolist()
+        views = [pooled_vectors(self.passes, *pictures, noise) for noise in self.views]
         for metric, first, second in zip(self.measured, *views, strict=True):
             metric.update(F.normalize(first, dim=1), F.normalize(second, dim=1), batch["index"])
 

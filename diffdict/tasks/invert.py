@@ -257,8 +257,8 @@ class Invert(pl.LightningModule):
             batch["image"][:count].cpu(),
             absent if back is None else back,
         )
-        made = [Inverted(*row) for row in zip(*columns, strict=True)]
-        if (shard := self.stored.complete(indices, made)) is not None:
+        inversions = [Inverted(*row) for row in zip(*columns, strict=True)]
+        if (shard := self.stored.complete(indices, inversions)) is not None:
             self._write(self.shards.of(indices[0]), shard)
         return RoundTrip(noise, back)
 
@@ -298,20 +298,20 @@ class Invert(pl.LightningModule):
             )
         return labels
 
-    def _write(self, pictures: range, made: list[Inverted]) -> None:
+    def _write(self, pictures: range, shard: list[Inverted]) -> None:
         """One shard: noise, whose it is, its deviation (1: standard normal), and the errors."""
-        noise = torch.stack([one.noise for one in made])
+        noise = torch.stack([one.noise for one in shard])
         arrays = {
             "noise": noise.numpy(),
             "index": np.arange(pictures.start, pictures.stop),
-            "name": np.array([one.name for one in made]),
+            "name": np.array([one.name for one in shard]),
             "deviation": noise.flatten(1).square().mean(1).sqrt().numpy(),
         }
-        if made[0].label is not None:
-            arrays["label"] = np.array([one.label for one in made], dtype=np.int64)
+        if shard[0].label is not None:
+            arrays["label"] = np.array([one.label for one in shard], dtype=np.int64)
         if self.back:
-            pictures_back = torch.stack([one.back for one in made])
-            arrays |= _errors(torch.stack([one.picture for one in made]), pictures_back)
+            pictures_back = torch.stack([one.back for one in shard])
+            arrays |= _errors(torch.stack([one.picture for one in shard]), pictures_back)
         path = self.stored.paths(pictures)[0]
         files.write_atomic(path, lambda stream: np.savez(stream, **arrays))
 

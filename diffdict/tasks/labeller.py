@@ -112,15 +112,15 @@ class Labeller(PictureLabeller):
         self, images: Float[Tensor, "batch 3 height width"], indices: list[int]
     ) -> PictureLabels:
         """Labels of these pictures in [-1, 1]; an index is what its own noise is drawn for."""
-        found = []
+        predictions = []
         for start in range(0, len(images), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             held = self._see(images[part], indices[part])
             for maps in (held.picture(i) for i in range(len(held))):
-                seen = maps if self.sae is None else CodedMaps(maps, self.sae)
-                found.append(self.segmenter.predict(seen))
-        doubt = torch.stack([one.uncertainty for one in found])
-        masks = torch.stack([self.segmenter.labels(one) for one in found])
+                features = maps if self.sae is None else CodedMaps(maps, self.sae)
+                predictions.append(self.segmenter.predict(features))
+        doubt = torch.stack([one.uncertainty for one in predictions])
+        masks = torch.stack([self.segmenter.labels(one) for one in predictions])
         return PictureLabels(masks, doubt, torch.stack([top_tenth(one) for one in doubt]))
 
     def _see(self, images: Float[Tensor, "batch 3 height width"], indices: list[int]) -> NativeMaps:
@@ -164,9 +164,9 @@ def open_deeplab(
 ) -> NetworkLabeller:
     """The network of a run of task=deeplab; it needs none of the one that draws."""
     facts = checkpoints.facts_of(checkpoint)
-    told = {key: facts[key] for key in ("num_classes", "class_names", "ignore_label")}
+    settings = {key: facts[key] for key in ("num_classes", "class_names", "ignore_label")}
     shape = {"depth": depth, "width": width, "auxiliary": auxiliary}
-    segmenter = checkpoints.restore(checkpoint, DeepLab(torch.optim.Adam, **told, **shape))
+    segmenter = checkpoints.restore(checkpoint, DeepLab(torch.optim.Adam, **settings, **shape))
     return NetworkLabeller(segmenter, facts["image_size"], files.sha256(checkpoint))
 
 
@@ -190,8 +190,8 @@ def open_labeller(
     shape = {
         key: value for key, value in content["ensemble"].items() if key in ("members", "hidden")
     }
-    told = {key: facts[key] for key in ("d_in", "num_classes", "class_names", "ignore_label")}
-    segmenter = PixelMLP(torch.optim.Adam, **told, **shape, vote=vote)
+    settings = {key: facts[key] for key in ("d_in", "num_classes", "class_names", "ignore_label")}
+    segmenter = PixelMLP(torch.optim.Adam, **settings, **shape, vote=vote)
     return Labeller(
         checkpoints.restore(checkpoint, segmenter),
         net if backbone is None else backbone(),

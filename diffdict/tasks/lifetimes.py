@@ -98,7 +98,7 @@ class Lifetimes(pl.LightningModule):
         images, indices = batch["image"], batch["index"].tolist()
         block = self.studied.block
         for place, t in enumerate(self.timesteps):
-            drawn = []
+            dense_codes = []
             for draw in range(self.draws):
                 noise = own_noise(self.seed + draw, indices, images.shape[1:])(t).to(images)
                 maps = self.net.features(images, t, [block], noise)[block]
@@ -116,8 +116,8 @@ class Lifetimes(pl.LightningModule):
                     active = (codes.values > 0).to(codes.values.dtype)
                     overlap = self.overlaps[place]
                     overlap.update(codes.starts, codes.latents, active, labels.flatten())
-                drawn.append(codes.dense(self.sae.latents))
-            self.steady[place].update(torch.stack(drawn))
+                dense_codes.append(codes.dense(self.sae.latents))
+            self.steady[place].update(torch.stack(dense_codes))
 
     def on_test_epoch_end(self) -> None:
         """Figures of every timestep, and when each latent lives."""

@@ -157,8 +157,8 @@ class LinearProbe(pl.LightningModule):
         elif "image" not in batch:
             vectors = self.trainer.datamodule.vectors(part.split, batch["index"].tolist())
         else:
-            seen = batch["image"], batch["index"].tolist()
-            vectors = pooled_vectors(self.passes, *seen, noise)
+            pictures = batch["image"], batch["index"].tolist()
+            vectors = pooled_vectors(self.passes, *pictures, noise)
             if isinstance(self.kept, KeptVectors) and part is not None:
                 vectors = self.kept.add(part, batch["index"], vectors)
         return (heads or self.heads)(self._scaled([x.to(self.device) for x in vectors]))
@@ -354,8 +354,8 @@ class LinearProbe(pl.LightningModule):
             {"params": list(heads.parameters()), "lr": rate}
             for heads, rate in zip(self.heads.own, self.rates, strict=True)
         ]
-        made = make_optimizer(self.optimizer, groups)
-        return schedule_by_epoch(made, self.trainer, self.decay)
+        optimizer = make_optimizer(self.optimizer, groups)
+        return schedule_by_epoch(optimizer, self.trainer, self.decay)
 
     @property
     def described(self) -> dict[str, object]:

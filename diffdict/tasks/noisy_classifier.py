@@ -110,18 +110,18 @@ class NoisyClassifier(pl.LightningModule):
         """What the head says at each timestep measured, under noise of the picture alone."""
         vectors = pooled_vectors(self.passes, images, indices, self.noise)
         times = torch.tensor(self.passes.timesteps, device=images.device)
-        said = [self.head(x, t.expand(len(x))) for x, t in zip(vectors, times, strict=True)]
-        return torch.stack(said)
+        scores = [self.head(x, t.expand(len(x))) for x, t in zip(vectors, times, strict=True)]
+        return torch.stack(scores)
 
     def draw(
         self, indices: Sequence[int], epoch: int, one: Callable[[torch.Generator], Tensor]
     ) -> Int[Tensor, " batch"] | Float[Tensor, " batch"]:
         """A timestep or noise level a picture, from (seed, epoch, picture) alone."""
-        generator, drawn = torch.Generator(), []
+        generator, times = torch.Generator(), []
         for index in indices:
             generator.manual_seed(entropy(self.seed, TIME, epoch, index))
-            drawn.append(one(generator))
-        return torch.stack(drawn)
+            times.append(one(generator))
+        return torch.stack(times)
 
     def epoch_noise(self, epoch: int) -> Noise:
         """One draw a picture, new in every epoch."""
@@ -145,8 +145,8 @@ class NoisyClassifier(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """The rate changes from epoch to epoch."""
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        made = make_optimizer(self.optimizer, learning)
-        return schedule_by_epoch(made, self.trainer, self.decay, self.warmup_epochs)
+        optimizer = make_optimizer(self.optimizer, learning)
+        return schedule_by_epoch(optimizer, self.trainer, self.decay, self.warmup_epochs)
 
     # ------------------------------------------------------------------ what it is worth
 

@@ -61,19 +61,21 @@ class NoisyClassifierWrn(NoisyClassifier):
         t = self.draw(indices, epoch, draw).to(images.device)
         noise = self.epoch_noise(epoch).for_pictures(indices, tuple(images.shape[1:]))[0]
         x_t = process.noised(images, t, noise.to(images))
-        named = t if t.is_floating_point() else t + self.net.first_timestep
-        return self.net(x_t, self.net.told(named))
+        timesteps = t if t.is_floating_point() else t + self.net.first_timestep
+        return self.net(x_t, self.net.told(timesteps))
 
     def scores(
         self, images: Float[Tensor, "batch 3 height width"], indices: Sequence[int]
     ) -> Float[Tensor, "levels batch classes"]:
         """What it says at each timestep measured; the mean of its answers over draws of noise."""
         draws = self.noise.for_pictures(indices, tuple(images.shape[1:]))
-        said = []
+        scores = []
         for level in self.passes.timesteps:
-            seen = [noised_at(self.net.process, images, level, noise) for noise in draws]
-            said.append(torch.stack([self.net(x_t, self.net.told(t)) for x_t, t in seen]).mean(0))
-        return torch.stack(said)
+            inputs = [noised_at(self.net.process, images, level, noise) for noise in draws]
+            scores.append(
+                torch.stack([self.net(x_t, self.net.told(t)) for x_t, t in inputs]).mean(0)
+            )
+        return torch.stack(scores)
 
     @property
     def described(self) -> dict[str, object]:

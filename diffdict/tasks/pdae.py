@@ -239,11 +239,13 @@ class PdaeTraining(AveragedTraining):
         self, image: Float[Tensor, "3 height width"], *, folder: Path
     ) -> list[Mapping[str, Cell]]:
         """Draws one picture again, and others with its code."""
-        own = self.autoencode or Autoencoding()
-        test = Autoencoding(1, own.inversion, own.sampling, own.seed)
+        settings = self.autoencode or Autoencoding()
+        test = Autoencoding(1, settings.inversion, settings.sampling, settings.seed)
         test.leave_out_small(self.net.image_size)
         test.add(self.pdae(), image[None], torch.tensor([0], device=image.device))
-        sheet = autoencoding_sheet(self.pdae(), image[None], respacing=own.sampling, seed=own.seed)
+        sheet = autoencoding_sheet(
+            self.pdae(), image[None], respacing=settings.sampling, seed=settings.seed
+        )
         write_png(sheet, files.writable_folder(folder) / "autoencoding.png")
         keys = ("noise", *test.measures)
         return [{key: row[key] for key in keys} for row in test.rows(lambda sums: sums)]

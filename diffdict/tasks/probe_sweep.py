@@ -150,11 +150,13 @@ class ProbeSweep(pl.LightningModule):
                 figures = self._figures(tried)
                 best = max(range(len(figures)), key=figures.__getitem__)
                 self.chosen.append(BestRidge(self.ridges[best], figures[best]))
-        own = [[chosen.ridge] for chosen in self.chosen] or [self.ridges] * len(self.cells)
+        choices = [[chosen.ridge] for chosen in self.chosen] or [self.ridges] * len(self.cells)
         several = self.target == "presence"  # classes of one picture
         self._readouts: list[Readouts] = [
-            known.detectors(ridges) if several else known.discriminants(ridges)
-            for known, ridges in zip((sums.compute() for sums in self.sums), own, strict=True)
+            statistics.detectors(ridges) if several else statistics.discriminants(ridges)
+            for statistics, ridges in zip(
+                (sums.compute() for sums in self.sums), choices, strict=True
+            )
         ]
 
     def _check_classes(self) -> None:
@@ -180,8 +182,8 @@ class ProbeSweep(pl.LightningModule):
         every = zip(self._readouts, batch.maps.maps, places, metrics, strict=True)
         for readouts, tokens, place, several in every:
             labels = readouts.labels(tokens[0], place.grid, size)
-            for one, said in zip(several, labels, strict=True):
-                one.update(said, batch.mask)
+            for one, prediction in zip(several, labels, strict=True):
+                one.update(prediction, batch.mask)
 
     def _read_pooled(self, batch: PooledPictures, metrics: nn.ModuleList) -> None:
         """What the probes say of some pictures, beside their classes."""
@@ -255,8 +257,8 @@ class ProbeSweep(pl.LightningModule):
             if not (isinstance(cell.block, str) and cell.block.endswith(CODED)):
                 continue
             shares = sums.compute().contributions(readouts.weight[0])
-            for name, own in zip(self.class_names, shares, strict=True):
-                values, latents = own.topk(min(CARRIERS, len(own)))
+            for name, class_shares in zip(self.class_names, shares, strict=True):
+                values, latents = class_shares.topk(min(CARRIERS, len(class_shares)))
                 rows += [
                     {
                         "timestep": cell.timestep,
@@ -276,8 +278,8 @@ class ProbeSweep(pl.LightningModule):
         fitted = self.sums[0].compute().cross[-1].long().tolist()
         each = zip(self.class_names, fitted, figures.pictures, figures.each[0], strict=True)
         rows = [
-            {**place, "class": name, "train_pictures": known, "pictures": n, figure: value}
-            for name, known, n, value in each
+            {**place, "class": name, "train_pictures": train_pictures, "pictures": n, figure: value}
+            for name, train_pictures, n, value in each
         ]
         if self.target == "presence":
             for row, counted in zip(rows, figures.counted, strict=True):

@@ -118,24 +118,24 @@ class Rcdm(Diffusion):
             told.append(torch.rand((), generator=generator) >= self.drop)
             hidden.append(torch.rand(width, generator=generator) < self.hide)
         device = batch["image"].device
-        found = {"told": torch.stack(told).to(device)} if self.drop else {}
-        return found | ({"hidden": torch.stack(hidden).to(device)} if self.hide else {})
+        masks = {"told": torch.stack(told).to(device)} if self.drop else {}
+        return masks | ({"hidden": torch.stack(hidden).to(device)} if self.hide else {})
 
     def _judge(self, split: str, batch: Mapping) -> tuple[Draws, Losses]:
         """What the vector is worth: losses with it, without, and with another picture's."""
-        draws, own = super()._judge(split, batch)
+        draws, own_losses = super()._judge(split, batch)
         without = {key: value for key, value in batch.items() if key != "vector"}
         losses = [
-            own,
+            own_losses,
             self._losses(self.ema, without, *draws),
             self._losses(self.ema, {**without, "vector": batch["other"]}, *draws),
         ]
         quarters = quarter(self.objective, self.ema.process, draws.t).cpu()
-        for row, found in enumerate(losses):
-            values = found.loss.detach().double().cpu()
+        for row, variant in enumerate(losses):
+            values = variant.loss.detach().double().cpu()
             self._sums[0, row].index_add_(0, quarters, values)
             self._sums[1, row].index_add_(0, quarters, torch.ones_like(values))
-        return draws, own
+        return draws, own_losses
 
     def on_validation_epoch_end(self) -> None:
         """Losses by whose vector was told."""
@@ -200,6 +200,6 @@ def _unfold_state(task: Rcdm, state: dict[str, Tensor], prefix: str, *_: object)
     """As it was learned, and nothing else."""
     for part in PARTS:
         for key in ("weight", "bias"):
-            learned = state.pop(f"{prefix}{LEARNED}.{part}.{key}", None)
-            if learned is not None:
-                state[f"{prefix}{part}.ssl_emb.{key}"] = learned
+            tensor = state.pop(f"{prefix}{LEARNED}.{part}.{key}", None)
+            if tensor is not None:
+                state[f"{prefix}{part}.ssl_emb.{key}"] = tensor

@@ -140,8 +140,8 @@ class Samples(pl.LightningModule):
         if self.trainer.is_global_zero:
             rows = self._new_rows()  # what cannot be made leaves no mark
             if self.labeller is not None:
-                named = {"classes": self.class_names, "ignore_label": self.labeller.ignore_label}
-                files.write_atomic(self.folder / "classes.json", files.json_text(named).encode())
+                classes = {"classes": self.class_names, "ignore_label": self.labeller.ignore_label}
+                files.write_atomic(self.folder / "classes.json", files.json_text(classes).encode())
             self.stored.claim(identity)
             if rows is not None:
                 for name, table in self.condition.tables().items():
@@ -203,15 +203,15 @@ class Samples(pl.LightningModule):
             return {}
         indices, images = batch.tolist(), self.draw(batch)
         check_finite(images, indices, self.sampler.func.__name__, self.trainer)
-        made, parts = {"image": images}, [as_bytes(images)]
+        outputs, parts = {"image": images}, [as_bytes(images)]
         if self.labeller is not None:
-            found = self.labeller(images.float().clamp(-1, 1), indices)
-            made["mask"] = found.masks
-            parts += [as_labels(found.masks, self.class_names), found.scores.cpu().numpy()]
-        samples = [Sample(*own) for own in zip(*parts, strict=True)]
+            labels = self.labeller(images.float().clamp(-1, 1), indices)
+            outputs["mask"] = labels.masks
+            parts += [as_labels(labels.masks, self.class_names), labels.scores.cpu().numpy()]
+        samples = [Sample(*row) for row in zip(*parts, strict=True)]
         if (shard := self.stored.complete(indices, samples)) is not None:
             self._write(self.shards.of(indices[0]), shard)
-        return made
+        return outputs
 
     @property
     def class_names(self) -> list[str]:
@@ -228,7 +228,7 @@ class Samples(pl.LightningModule):
         else:
             first = own_noise(self.seed, starts, shape)(self.steps)
             start = self.net.process.start(first.to(indices.device))
-        drawn = self.sampler(
+        chain = self.sampler(
             self._told(indices),
             start,
             self.net.process,
@@ -237,7 +237,7 @@ class Samples(pl.LightningModule):
             **self.end,
             on_step=lambda *_: self.stepped(len(indices)),
         )
-        return self.net.pictures(drawn.x)
+        return self.net.pictures(chain.x)
 
     def _told(self, indices: Int[Tensor, " batch"]) -> Net:
         """The network, told the labels and vectors of these samples."""
@@ -271,16 +271,16 @@ class Samples(pl.LightningModule):
             return self.start.labels(indices.tolist()).to(indices.device)
         return indices % classes
 
-    def _write(self, samples: range, made: list[Sample]) -> None:
-        paths, pictures = self.stored.paths(samples), np.stack([one.picture for one in made])
+    def _write(self, samples: range, shard: list[Sample]) -> None:
+        paths, pictures = self.stored.paths(samples), np.stack([one.picture for one in shard])
         if self.format == "png":
             for path, picture in zip(paths, pictures, strict=True):
                 files.write_atomic(path, partial(Image.fromarray(picture).save, format="PNG"))
             return
         arrays = {"arr_0": pictures}
         if self.labeller is not None:  # no more than these: others tell the forms by their number
-            arrays["arr_1"] = np.stack([one.mask for one in made])
-            arrays["arr_2"] = np.stack([one.uncertainty for one in made])
+            arrays["arr_1"] = np.stack([one.mask for one in shard])
+            arrays["arr_2"] = np.stack([one.uncertainty for one in shard])
         else:
             arrays["index"] = np.arange(samples.start, samples.stop)
             if (labels := self.labels(torch.tensor(list(samples)))) is not None:

@@ -91,8 +91,8 @@ class Screening(pl.LightningModule):
         self.net.check_timestep(timestep)
         self.labeller = check_labeller(labeller, self.net, "task=screening")
         self.class_names = list(self.labeller.segmenter.class_names)
-        asked = [concept] if isinstance(concept, str) else concept
-        self.concepts = self.class_names if asked is None else asked
+        concepts = [concept] if isinstance(concept, str) else concept
+        self.concepts = self.class_names if concepts is None else concepts
         if strange := [each for each in self.concepts if each not in self.class_names]:
             raise UserError(
                 f"concept={strange[0]} is none of the labeller's classes: "
@@ -132,11 +132,11 @@ class Screening(pl.LightningModule):
         ).to(self.device)
 
     def _candidates(self, label: int) -> list[int]:
-        found = self.predictors
+        predictors = self.predictors
         if self.candidates is not None:
-            return candidates_of(found.excess[label], found.iou[label], self.candidates)
-        unseen = bool(found.excess[label].isnan().all())
-        return [] if unseen else (found.density >= self.density).nonzero()[:, 0].tolist()
+            return candidates_of(predictors.excess[label], predictors.iou[label], self.candidates)
+        unseen = bool(predictors.excess[label].isnan().all())
+        return [] if unseen else (predictors.density >= self.density).nonzero()[:, 0].tolist()
 
     @torch.no_grad()
     def _predictors(self, labelled: Pictures) -> Predictors:
@@ -211,8 +211,8 @@ class Screening(pl.LightningModule):
     ) -> None:
         """The effect of a latent on its classes, of each half of the seeds by itself."""
         halves = torch.tensor(indices, device=before.device) % HALVES
-        for place, (label, own) in enumerate(self.pairs):
-            if own != latent or (kind == "chain" and place not in self.chained):
+        for place, (label, pair_latent) in enumerate(self.pairs):
+            if pair_latent != latent or (kind == "chain" and place not in self.chained):
                 continue
             for half in range(HALVES):
                 some = halves == half
@@ -239,19 +239,21 @@ class Screening(pl.LightningModule):
                     self.log(f"test/spearman_{predictor}_{effect}", over)
                     self.log(f"test/spearman_{predictor}_{effect}_within", within)
         for predictor in PREDICTORS:
-            own = [row["effect"] for row in self._halves() if row["chosen_by"] == predictor]
-            values = torch.tensor(own, dtype=torch.float64)
+            chosen_effects = [
+                row["effect"] for row in self._halves() if row["chosen_by"] == predictor
+            ]
+            values = torch.tensor(chosen_effects, dtype=torch.float64)
             self.log(f"test/effect_by_{predictor}", values.nanmean())
         self.log("test/pairs", float(len(self.rows)))
 
     def _first_of(self, name: str) -> list[dict]:
         """The latents of a class that any predictor puts first."""
-        own = [row for row in self.rows if row["class"] == name]
-        orders = ([row for row in own if row[key] == row[key]] for key in PREDICTORS)
+        rows = [row for row in self.rows if row["class"] == name]
+        orders = ([row for row in rows if row[key] == row[key]] for key in PREDICTORS)
         return [
             row
-            for key, known in zip(PREDICTORS, orders, strict=True)
-            for row in sorted(known, key=lambda row, key=key: -row[key])[:FEW]
+            for key, order in zip(PREDICTORS, orders, strict=True)
+            for row in sorted(order, key=lambda row, key=key: -row[key])[:FEW]
         ]
 
     def _rows(self) -> list[dict]:
@@ -277,7 +279,7 @@ class Screening(pl.LightningModule):
         return {
             kind: 1 - both.kept(label) if enough else torch.nan,
             f"{kind}_error": both.error(label) if enough else torch.nan,
-            **{f"{kind}_half{half}": 1 - own.kept(label) for half, own in enumerate(halves)},
+            **{f"{kind}_half{half}": 1 - counts.kept(label) for half, counts in enumerate(halves)},
             "pictures": both.pictures,
         }
 
@@ -285,10 +287,10 @@ class Screening(pl.LightningModule):
         """By class and predictor: the latent chosen, its effect on seeds that did not choose it."""
         effect, rows = "chain" if self.chains else "one_pass", []
         for name in dict.fromkeys(row["class"] for row in self.rows):
-            own = [row for row in self.rows if row["class"] == name]
+            class_rows = [row for row in self.rows if row["class"] == name]
             for predictor in PREDICTORS:
                 for half in range(HALVES):
-                    chosen = best_of(own, predictor, half)
+                    chosen = best_of(class_rows, predictor, half)
                     value = torch.nan if chosen is None else chosen[f"{effect}_half{1 - half}"]
                     row = {"class": name, "chosen_by": predictor, "chosen_on": half}
                     latent = None if chosen is None else chosen["latent"]
@@ -305,8 +307,8 @@ class Screening(pl.LightningModule):
 def best_of(rows: list[dict], predictor: str, half: int) -> dict | None:
     """The pair that a predictor puts first; one pass is looked at on half of the seeds alone."""
     key = f"one_pass_half{half}" if predictor == "one_pass" else predictor
-    known = [row for row in rows if row[key] == row[key]]
-    return max(known, key=lambda row: row[key], default=None)
+    candidates = [row for row in rows if row[key] == row[key]]
+    return max(candidates, key=lambda row: row[key], default=None)
 
 
 def candidates_of(
@@ -326,7 +328,9 @@ def agreement(rows: list[dict], predictor: str, effect: str) -> tuple[float, flo
     over = spearman([row[predictor] for row in rows], [row[effect] for row in rows])
     within = []
     for name in dict.fromkeys(row["class"] for row in rows):
-        own = [row for row in rows if row["class"] == name]
-        value = spearman([row[predictor] for row in own], [row[effect] for row in own])
+        class_rows = [row for row in rows if row["class"] == name]
+        value = spearman(
+            [row[predictor] for row in class_rows], [row[effect] for row in class_rows]
+        )
         within += [] if value != value else [value]
     return over, sum(within) / len(within) if within else torch.nan

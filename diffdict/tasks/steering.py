@@ -100,9 +100,9 @@ class SteeredPairs(pl.LightningModule):
         `where`: a class of the labeller's, and codes change only where the plain picture shows it.
         """
         super().__init__()
-        asked = SteeringRequest(concept, latents, most, how, amount, window)
+        request = SteeringRequest(concept, latents, most, how, amount, window)
         places = {"name": name, "block": block, "tables": tables}
-        self.steered = nn.ModuleList(open_steered(dictionary, net, asked, **places))
+        self.steered = nn.ModuleList(open_steered(dictionary, net, request, **places))
         self.changes, self.net = self.steered[0].changes, self.steered[0].studied.net
         check_clipping(self.net, sampler)
         if level is None:
@@ -118,7 +118,9 @@ class SteeredPairs(pl.LightningModule):
         self.region = None if where is None else Region(where, labeller, self.net)
         self.folder = Path(folder or f"{root}/{self.net.name}_{self.word}")
         self.shards = Shards(number, shard_size)
-        self.stored = SampleFolder(self.folder, self.shards, RECORD, lambda own: [pairs_file(own)])
+        self.stored = SampleFolder(
+            self.folder, self.shards, RECORD, lambda indices: [pairs_file(indices)]
+        )
         self.stepped: Callable[[int], object] = lambda samples: None
 
     def setup(self, stage: str) -> None:
@@ -162,23 +164,23 @@ class SteeredPairs(pl.LightningModule):
         """One batch of pairs; a shard is written as soon as it is complete."""
         if not len(batch):
             return None
-        drawn = self.draw(batch)
-        self.keep(batch.tolist(), drawn)
-        return drawn
+        pairs = self.draw(batch)
+        self.keep(batch.tolist(), pairs)
+        return pairs
 
     def keep(self, indices: list[int], drawn: Pairs, pictures: Tensor | None = None) -> None:
         """Writes a shard when it is whole; `pictures`: those that were inverted."""
-        for made, words in [(drawn.off, "off"), *zip(drawn.on, self.words, strict=True)]:
+        for images, words in [(drawn.off, "off"), *zip(drawn.on, self.words, strict=True)]:
             maker = f"{self.sampler.func.__name__} ({words})"
-            check_finite(made, indices, maker, self.trainer)
+            check_finite(images, indices, maker, self.trainer)
         columns = [as_bytes(drawn.off), np.stack([as_bytes(on) for on in drawn.on], axis=1)]
         if pictures is not None:
             columns += [as_bytes(pictures), picture_error(drawn.off, pictures).rmse.tolist()]
-        pairs = [SteeredPair(*own) for own in zip(*columns, strict=True)]
+        pairs = [SteeredPair(*row) for row in zip(*columns, strict=True)]
         if (shard := self.stored.complete(indices, pairs)) is not None:
             self._write(self.shards.of(indices[0]), shard)
 
-    def _arrays(self, made: list[SteeredPair]) -> dict[str, np.ndarray]:
+    def _arrays(self, shard: list[SteeredPair]) -> dict[str, np.ndarray]:
         """What a shard holds beside the pairs."""
         return {}
 
@@ -225,9 +227,9 @@ class SteeredPairs(pl.LightningModule):
             )
         )
 
-    def _pictures(self, drawn: Pairs) -> Pairs:
+    def _pictures(self, pairs: Pairs) -> Pairs:
         """Pairs of what the network's process ends in as pairs of pictures."""
-        return Pairs(self.net.pictures(drawn.off), [self.net.pictures(x) for x in drawn.on])
+        return Pairs(self.net.pictures(pairs.off), [self.net.pictures(x) for x in pairs.on])
 
     def labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
         """The class of each picture, as task=samples gives it."""
@@ -236,12 +238,12 @@ class SteeredPairs(pl.LightningModule):
             return None
         return indices % classes if self.label is None else torch.full_like(indices, self.label)
 
-    def _write(self, samples: range, made: list[SteeredPair]) -> None:
+    def _write(self, samples: range, shard: list[SteeredPair]) -> None:
         arrays = {
-            "off": np.stack([one.off for one in made]),
-            "on": np.stack([one.on for one in made]),
+            "off": np.stack([one.off for one in shard]),
+            "on": np.stack([one.on for one in shard]),
             "index": np.arange(samples.start, samples.stop),
-            **self._arrays(made),
+            **self._arrays(shard),
         }
         if (labels := self.labels(torch.tensor(list(samples)))) is not None:
             arrays["label"] = labels.numpy()
@@ -299,7 +301,7 @@ class SteeredPictures(SteeredPairs):
         label = self.labels(batch["index"])
         given = Given(label=label)
         branches = self.branches(given)
-        drawn = redraw_pairs(
+        pairs = redraw_pairs(
             lambda x, t: self.net(x, t, given),
             branches,
             self.net.prepared(images),
@@ -310,15 +312,15 @@ class SteeredPictures(SteeredPairs):
             on_step=lambda *_: self.stepped(len(indices)),
             on_plain=self.narrowed(branches, indices),
         )
-        drawn = self._pictures(drawn)
-        self.keep(indices, drawn, images)
-        return drawn
+        pairs = self._pictures(pairs)
+        self.keep(indices, pairs, images)
+        return pairs
 
-    def _arrays(self, made: list[SteeredPair]) -> dict[str, np.ndarray]:
+    def _arrays(self, shard: list[SteeredPair]) -> dict[str, np.ndarray]:
         """The picture that it was, and how well the network gives it back."""
-        errors = [one.rmse for one in made]
+        errors = [one.rmse for one in shard]
         return {
-            "picture": np.stack([one.picture for one in made]),
+            "picture": np.stack([one.picture for one in shard]),
             "rmse": np.array(errors, dtype=np.float32),
             "psnr": np.array([psnr(error) for error in errors], dtype=np.float32),
         }

@@ -118,21 +118,21 @@ class MapSubstitution(pl.LightningModule):
         place = steps - self.net.first_timestep
         for variant, output in zip(VARIANTS, outputs, strict=True):
             guess = interpret(self.objective, self.net.process, output, x_t, place)
-            for quantity, said, truth in (("eps", guess.eps, noise), ("x0", guess.x0, images)):
-                error = (said.double() - truth.double()).square().flatten(1).mean(1)
+            for quantity, estimate, truth in (("eps", guess.eps, noise), ("x0", guess.x0, images)):
+                error = (estimate.double() - truth.double()).square().flatten(1).mean(1)
                 losses[quantity][variant] = error
         return losses
 
     def changes(self, indices: list[int], t: int) -> list[Callable | None]:
         """The edit of each variant, in the order of VARIANTS."""
-        mean, kept = self.means[t].float(), Reconstruction(self.studied)
+        mean, reconstruction = self.means[t].float(), Reconstruction(self.studied)
         direction = own_noise(self.seed + RANDOM, indices, self.net.shapes[self.studied.block])(t)
         return [
             None,
-            lambda x, _: kept(x),
+            lambda x, _: reconstruction(x),
             lambda x, _: mean.to(x)[None, :, None, None].expand_as(x),
             lambda x, _: torch.zeros_like(x),
-            partial(_random_error, kept, direction),
+            partial(_random_error, reconstruction, direction),
         ]
 
     def _labels(self, indices: Int[Tensor, " batch"]) -> Int[Tensor, " batch"] | None:
@@ -148,9 +148,9 @@ class MapSubstitution(pl.LightningModule):
             for t in self.timesteps
         }
         for t, figures in self.found.items():
-            own = figures["eps"]
-            self.log(f"test/t{t:04d}/recovered", own.recovered)
-            self.log(f"test/t{t:04d}/loss", own.loss["as_it_is"])
+            recovery = figures["eps"]
+            self.log(f"test/t{t:04d}/recovered", recovery.recovered)
+            self.log(f"test/t{t:04d}/loss", recovery.loss["as_it_is"])
         for quantity, key in (("eps", "recovered"), ("x0", "recovered_x0")):
             values = torch.tensor([each[quantity].recovered for each in self.found.values()])
             self.log(f"test/{key}", values.nanmean())
@@ -161,13 +161,13 @@ class MapSubstitution(pl.LightningModule):
         """A row a timestep and quantity: changes first, then what is recovered."""
         rows = []
         for t, figures in self.found.items():
-            for quantity, own in figures.items():
+            for quantity, recovery in figures.items():
                 row = {"timestep": t, "block": self.studied.block, "of": quantity}
-                row |= {"loss": own.loss["as_it_is"]}
-                row |= {f"change_{name}": own.change[name] for name in VARIANTS[1:]}
-                row |= {f"error_{name}": own.error[name] for name in VARIANTS[1:]}
-                row |= {"recovered": own.recovered, "recovered_zero": own.recovered_zero}
-                rows.append({**row, "error_excess": own.excess})
+                row |= {"loss": recovery.loss["as_it_is"]}
+                row |= {f"change_{name}": recovery.change[name] for name in VARIANTS[1:]}
+                row |= {f"error_{name}": recovery.error[name] for name in VARIANTS[1:]}
+                row |= {"recovered": recovery.recovered, "recovered_zero": recovery.recovered_zero}
+                rows.append({**row, "error_excess": recovery.excess})
         return {"substitution": rows}
 
 
@@ -202,7 +202,9 @@ class Reconstruction:
         return self.known[1]
 
 
-def _random_error(kept: Reconstruction, direction: Tensor, x: Tensor, _: Tensor) -> Tensor:
+def _random_error(
+    reconstruction: Reconstruction, direction: Tensor, x: Tensor, _: Tensor
+) -> Tensor:
     """The map with an error of random direction, at each token as long as the dictionary's."""
-    lengths = (kept(x) - x).float().norm(dim=1, keepdim=True)
+    lengths = (reconstruction(x) - x).float().norm(dim=1, keepdim=True)
     return x + (F.normalize(direction.to(x).float(), dim=1) * lengths).to(x.dtype)

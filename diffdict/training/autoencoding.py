@@ -74,9 +74,9 @@ class Autoencoding:
         noise = start_noise(net, self.seed, indices)
         inferred = infer_noise(net, images, codes, self.inversion)
         ways = ((codes, inferred), (codes, noise), (None, noise))
-        for row, (told, start) in enumerate(ways):
-            drawn = check_drawn(draw_with_codes(net, told, start, self.sampling))
-            pair = (images + 1) / 2, (drawn.clamp(-1, 1) + 1) / 2
+        for row, (condition, start) in enumerate(ways):
+            samples = check_drawn(draw_with_codes(net, condition, start, self.sampling))
+            pair = (images + 1) / 2, (samples.clamp(-1, 1) + 1) / 2
             for place, measure in enumerate(self.measures.values()):
                 values = measure(*pair).double().cpu()
                 self.sums[row, 1 + 2 * place] += values.sum()

@@ -103,9 +103,9 @@ class AveragedTraining(pl.LightningModule):
         parameters = (p for part in self.learning() for p in part.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
-        seen = self._window.flush(self.trainer.world_size)
-        self.log("train/images_per_s", seen.pop("images_per_s"), prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in seen.items()})
+        window = self._window.flush(self.trainer.world_size)
+        self.log("train/images_per_s", window.pop("images_per_s"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in window.items()})
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Nothing that is no number is ever saved."""

@@ -26,8 +26,8 @@ def stop(trainer: pl.Trainer, what: str) -> NoReturn:
     for keeper in trainer.checkpoint_callbacks:
         keeper.save_on_exception = False
     last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-    kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved yet"
-    raise UserError(f"{what}; {kept}.")
+    outcome = f"the last good checkpoint is {last}" if last else "no checkpoint was saved yet"
+    raise UserError(f"{what}; {outcome}.")
 
 
 def stop_too_fast(trainer: pl.Trainer, what: str, warmup_steps: int) -> NoReturn:

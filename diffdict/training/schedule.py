@@ -20,14 +20,14 @@ def make_optimizer(
     optimizer: Callable[[Iterable], torch.optim.Optimizer], parameters: Iterable
 ) -> torch.optim.Optimizer:
     """The optimizer over these parameters, or a sentence about a setting that cannot be."""
-    said = getattr(optimizer, "keywords", {})
-    rate = said.get("lr", 0.0)
+    settings = getattr(optimizer, "keywords", {})
+    rate = settings.get("lr", 0.0)
     if type(rate) not in (int, float) or not 0 <= rate < math.inf:
         raise UserError(f"model.optimizer.lr is a number from 0 on, got {rate}: 1e-4, say")
     try:
         return optimizer(parameters)
     except (ValueError, RuntimeError, TypeError) as error:  # fused where it is not made, say
-        given = ", ".join(f"{key}={value}" for key, value in said.items())
+        given = ", ".join(f"{key}={value}" for key, value in settings.items())
         raise UserError(f"model.optimizer cannot be so ({given}): {one_line(error)}") from error
 
 
@@ -109,11 +109,11 @@ class Rates:
         self, optimizer: Callable, parameters: Iterable, trainer: pl.Trainer
     ) -> dict[str, object]:
         """The optimizer over these parameters as Lightning takes it, its rate set at every step."""
-        made = make_optimizer(optimizer, parameters)
+        instance = make_optimizer(optimizer, parameters)
         self.set_end(lambda: trainer.estimated_stepping_batches)
         share = lambda step: self.learning(step)  # noqa: E731 - a method would be pickled
-        schedule = torch.optim.lr_scheduler.LambdaLR(made, share)
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(instance, share)
+        return {"optimizer": instance, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def learning(self, step: int) -> float:
         """The share of the learning rate at an optimizer step."""

@@ -24,7 +24,7 @@ def check_same(path: str | Path, theirs: Mapping, sae: partial) -> None:
     """Nothing, or a sentence that names the setting in which a run and its checkpoint differ."""
     unsaid, ours = _defaults(sae.func), settings(sae)
     for key in {**ours, **theirs}:
-        before, now = (said.get(key, unsaid.get(key)) for said in (theirs, ours))
+        before, now = (options.get(key, unsaid.get(key)) for options in (theirs, ours))
         if before != now:
             word = command(override(f"sae.{key}", before))
             raise UserError(
@@ -35,8 +35,8 @@ def check_same(path: str | Path, theirs: Mapping, sae: partial) -> None:
 
 def _defaults(variant: type) -> dict:
     """What settings are where nothing says them: an earlier version knew fewer."""
-    told = [inspect.signature(kind).parameters for kind in reversed(variant.__mro__[:-1])]
-    each = [one for parameters in told for one in parameters.values()]
+    signatures = [inspect.signature(kind).parameters for kind in reversed(variant.__mro__[:-1])]
+    each = [one for parameters in signatures for one in parameters.values()]
     return {one.name: one.default for one in each if one.default is not one.empty}
 
 
@@ -55,7 +55,7 @@ def part(checkpoint: Mapping, name: str, group: int, values: Mapping) -> dict:
         for old, new in places.items()
         if key.startswith(old)
     }
-    own = {
+    entries = {
         "state_dict": state,
         "dictionaries": {
             **checkpoint["dictionaries"],
@@ -63,19 +63,19 @@ def part(checkpoint: Mapping, name: str, group: int, values: Mapping) -> dict:
         },
     }
     if "optimizer_states" in checkpoint:
-        own["optimizer_states"] = [_own_group(checkpoint["optimizer_states"][0], group)]
-        own["lr_schedulers"] = [
+        entries["optimizer_states"] = [_own_group(checkpoint["optimizer_states"][0], group)]
+        entries["lr_schedulers"] = [
             {key: [value[group]] if isinstance(value, list) else value for key, value in s.items()}
             for s in checkpoint["lr_schedulers"]
         ]
-        own["callbacks"] = {  # a checkpoint callback's state names the files of all together
+        entries["callbacks"] = {  # a checkpoint callback's state names the files of all together
             key: value
             for key, value in checkpoint["callbacks"].items()
             if not key.startswith("ModelCheckpoint")
         }
     if "sae" in (config := checkpoint.get("config", {})):
-        own["config"] = {**config, "sae": {**config["sae"], **values}}
-    return {**checkpoint, **own}
+        entries["config"] = {**config, "sae": {**config["sae"], **values}}
+    return {**checkpoint, **entries}
 
 
 def _own_group(optimizer: Mapping, group: int) -> dict:

@@ -52,9 +52,9 @@ def draw_ancestral(
     """Pictures by DDPM, each with the noise of its index; a respaced chain has its own shifts."""
     process, device = net.denoiser.process, next(net.parameters()).device
     noise = own_noise(seed, indices, (3, net.image_size, net.image_size))
-    asked = net.posterior_net(codes, respace(process, respacing))
+    posterior = net.posterior_net(codes, respace(process, respacing))
     keys = {"objective": EPS, "respacing": respacing, "clip_denoised": False}
-    return ddpm(asked, noise(process.steps).to(device), process, noise=noise, **keys).x
+    return ddpm(posterior, noise(process.steps).to(device), process, noise=noise, **keys).x
 
 
 def start_noise(net: Pdae, seed: int, indices: Sequence[int]) -> Float[Tensor, "batch 3 size size"]:

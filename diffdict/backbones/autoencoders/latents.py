@@ -102,8 +102,8 @@ def open_autoencoder(folder: Path) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # what diffusers and safetensors say of files has many types
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"vae={folder} holds no whole {kind} ({said}): save it there again with "
+            f"vae={folder} holds no whole {kind} ({reason}): save it there again with "
             "save_pretrained, config.json and safetensors"
         ) from error

@@ -72,8 +72,8 @@ class PdaeDenoiser(Denoiser):
         """The noise at timesteps t, with the gradient of the codes that are given."""
         self.check_edits(edits)
         codes = given.vector if isinstance(given, Given) else None
-        told = None if codes is None else self.opened(codes, t)
-        return self.guided(self.pdae.denoise(x_t, t, told), t)
+        open_codes = None if codes is None else self.opened(codes, t)
+        return self.guided(self.pdae.denoise(x_t, t, open_codes), t)
 
     def features(
         self,

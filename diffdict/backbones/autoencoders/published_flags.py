@@ -35,10 +35,10 @@ def published_flags(path: str, found: Mapping, image_size: int) -> dict[str, obj
     factors = sorted(settings["attention_resolutions"])  # sides fall as factors rise
     settings["attention_resolutions"] = [image_size // factor for factor in factors]
     for published, ours in SHAPED.items():
-        said = settings.get(published, False)
-        if list_options(said) != list_options(found[ours]):
+        value = settings.get(published, False)
+        if list_options(value) != list_options(found[ours]):
             raise UserError(
-                f"{path} does not fit the weights: {published} makes {ours}={said}, and the file "
+                f"{path} does not fit the weights: {published} makes {ours}={value}, and the file "
                 f"has {found[ours]}. Give the config.yml that lies beside the frozen network"
             )
     return {ours: settings[published] for published, ours in KEPT.items()}

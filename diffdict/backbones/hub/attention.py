@@ -87,9 +87,9 @@ def text_shares(
         scores = query[:, head, places].float() @ key[:, head].float().mT
         scores = scores * (1 / math.sqrt(width) if scale is None else scale)
         if mask is not None:
-            own = mask[:, head, places]
-            hidden = own.dtype == torch.bool
-            scores = scores.masked_fill(~own, -math.inf) if hidden else scores + own
+            head_mask = mask[:, head, places]
+            hidden = head_mask.dtype == torch.bool
+            scores = scores.masked_fill(~head_mask, -math.inf) if hidden else scores + head_mask
         shares = shares + scores.softmax(-1)[..., text]
     return shares / heads
 

@@ -119,21 +119,23 @@ class Hub(Denoiser):
                 "sample has none: backbone.prompt=TEXT"
             )
         edits = self.check_edits(edits)
-        if seen := next((block for block in edits if self.taps[block].attends), None):
+        if place := next((block for block in edits if self.taps[block].attends), None):
             raise UserError(
-                f"{self.name} shows its attention at {seen}, which cannot be edited: edit a "
+                f"{self.name} shows its attention at {place}, which cannot be edited: edit a "
                 "block's output, backbone.taps=output"
             )
         label = self._label(given, x_t)
         sides = {
             side: edits if self.edited in ("both", side) else {} for side in ("prompt", "negative")
         }
-        own = self._predicted(x_t, t, self._setting(self.texts.prompt, label), sides["prompt"])
+        prediction = self._predicted(
+            x_t, t, self._setting(self.texts.prompt, label), sides["prompt"]
+        )
         if not self._guided:
-            return own
+            return prediction
         null = self._setting(self.texts.negative, self._null(x_t))
         none = self._predicted(x_t, t, null, sides["negative"])
-        mean, rest = own[:, : x_t.shape[1]], own[:, x_t.shape[1] :]
+        mean, rest = prediction[:, : x_t.shape[1]], prediction[:, x_t.shape[1] :]
         away = none[:, : x_t.shape[1]]
         return torch.cat([self.family.guided(mean, away, self.guidance), rest], dim=1)
 
@@ -192,8 +194,8 @@ class Hub(Denoiser):
         """The blocks asked for; None: those that stand in no other."""
         if blocks is None:
             return [block for block in self.shapes if self.family.outer(block)]
-        asked = [blocks] if isinstance(blocks, (int, str)) else blocks
-        unknown = [block for block in asked if block not in self.shapes and block != "all"]
+        names = [blocks] if isinstance(blocks, (int, str)) else blocks
+        unknown = [block for block in names if block not in self.shapes and block != "all"]
         if unknown and not isinstance(next(iter(self.shapes)), int):
             raise UserError(
                 f"{self.name} has no block {unknown[0]!r}. Its blocks: {tree(self.shapes)}"
@@ -202,8 +204,8 @@ class Hub(Denoiser):
 
     @property
     def _guided(self) -> bool:
-        told = self.family.text is not None or self.family.classes is not None
-        return self.guidance != 1 and told and not self.family.config.get("guidance_embeds")
+        conditional = self.family.text is not None or self.family.classes is not None
+        return self.guidance != 1 and conditional and not self.family.config.get("guidance_embeds")
 
     def _predicted(self, x_t: Tensor, t: Tensor, setting: Setting, edits: Edits) -> Tensor:
         """One pass's answer, edited."""
@@ -254,8 +256,8 @@ class Hub(Denoiser):
     def _looks(self, taps: str) -> list[str]:
         """Hashes and words of all beside its weights that changes a feature."""
         looks = [] if self.encoder is None else [self.encoder.view_sha256]
-        told = self.texts.sha256
-        looks += [] if told is None else [told]
+        texts_sha256 = self.texts.sha256
+        looks += [] if texts_sha256 is None else [texts_sha256]
         looks += [] if taps == "output" else [taps]
         guided = self.family.config.get("guidance_embeds")
         return looks + ([str(float(self.guidance))] if guided else [])

@@ -59,8 +59,8 @@ def read_captions(path: Path) -> Mapping[str, str]:
         ) from error
     wrong = next((row for row in rows if len(row) != 2), None)
     if len(rows) < 2 or rows[0] != ["file", "caption"] or wrong is not None:
-        came = f"a line of {len(wrong)} cells" if wrong else f"{rows[0] if rows else 'nothing'}"
-        raise UserError(f"{path} must hold {FORM}, got {came}: put a text with commas in quotes")
+        line = f"a line of {len(wrong)} cells" if wrong else f"{rows[0] if rows else 'nothing'}"
+        raise UserError(f"{path} must hold {FORM}, got {line}: put a text with commas in quotes")
     texts = {name.strip(): text for name, text in rows[1:]}
     if len(texts) < len(rows) - 1:
         names = [name.strip() for name, _ in rows[1:]]

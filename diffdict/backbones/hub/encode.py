@@ -86,7 +86,7 @@ def _encoded(folder: Path, texts: Sequence[str | None], by: Callable) -> list[Pr
             torch_dtype=torch.float32,
         )
         with torch.no_grad():
-            told = [Prompt(*by(pipeline, text)) for text in texts]
+            embeddings = [Prompt(*by(pipeline, text)) for text in texts]
     except UserError:
         raise
     except Exception as error:  # what diffusers and transformers say of files has many types
@@ -95,8 +95,9 @@ def _encoded(folder: Path, texts: Sequence[str | None], by: Callable) -> list[Pr
             "pipeline there again, or give embeddings, backbone.prompt=FILE.npz"
         ) from error
     prompts = [
-        Prompt(*(None if x is None else x.detach().cpu().clone() for x in each)) for each in told
+        Prompt(*(None if x is None else x.detach().cpu().clone() for x in each))
+        for each in embeddings
     ]
-    del pipeline, told
+    del pipeline, embeddings
     gc.collect()
     return prompts

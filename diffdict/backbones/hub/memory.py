@@ -47,12 +47,12 @@ class TensorMemory(TorchDispatchMode):
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         """Counts what an operation makes, and no view of what it is given."""
-        made = func(*args, **(kwargs or {}))
+        outputs = func(*args, **(kwargs or {}))
         given = {id(storage) for storage in _storages((args, kwargs))}
-        for storage in _storages(made):
+        for storage in _storages(outputs):
             if id(storage) not in given:
                 self._count(storage)
-        return made
+        return outputs
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if id(storage) in self.storages:

@@ -44,8 +44,8 @@ def describe_pipeline(path: Path) -> str:
         f"reads {_read(family, folder)}",
         f"blocks {', '.join(outer)}",
     ]
-    if (taken := pass_bytes(family, TOKENS)) is not None:
-        single, half = (human_bytes(taken * width // 4) for width in (4, 2))
+    if (memory := pass_bytes(family, TOKENS)) is not None:
+        single, half = (human_bytes(memory * width // 4) for width in (4, 2))
         text = "" if family.text is None else f" with {TOKENS} tokens of text"
         lines.append(f"a pass over one picture{text} takes {single} more in fp32, {half} in bf16")
     config = scheduler_config(folder)

@@ -49,7 +49,7 @@ def read_embeddings(path: Path, negative: bool = False) -> Prompt:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {_usual(name): name for name in file}
-            found = {
+            tensors = {
                 key: torch.from_numpy(file[arrays[name]])
                 for key, name in names.items()
                 if name in arrays
@@ -58,12 +58,12 @@ def read_embeddings(path: Path, negative: bool = False) -> Prompt:
         raise UserError(
             f"backbone.prompt={path} is no .npz of arrays: np.savez(…, prompt_embeds=…) writes one"
         ) from error
-    if "states" not in found:
+    if "states" not in tensors:
         raise UserError(
             f"{path} holds no {names['states']}: name its arrays as diffusers' pipelines name "
             "theirs"
         )
-    prompt = Prompt(**found)
+    prompt = Prompt(**tensors)
     states = prompt.states[None] if prompt.states.ndim == 2 else prompt.states
     pooled, mask = prompt.pooled, prompt.mask
     pooled = pooled[None] if pooled is not None and pooled.ndim == 1 else pooled
@@ -90,9 +90,9 @@ def check_prompt(prompt: Prompt, text: int, pooled: int | None, source: str) -> 
         ("pooled_prompt_embeds", prompt.pooled, pooled),
     ):
         if wanted is not None and (x is None or x.shape[-1] != wanted):
-            came = "none" if x is None else f"{x.shape[-1]}"
+            width = "none" if x is None else f"{x.shape[-1]}"
             raise UserError(
-                f"The network reads {name} of width {wanted}, {source} has {came}: take the "
+                f"The network reads {name} of width {wanted}, {source} has {width}: take the "
                 "embeddings of its own pipeline's encoders"
             )
 

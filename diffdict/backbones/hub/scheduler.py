@@ -25,10 +25,11 @@ def process_of(config: Mapping, family: Family, predict: str, name: str) -> tupl
     scheduler = partial(_ready, family, kind, dict(config))
     if kind.startswith(FLOW):
         return Flow(config.get("num_train_timesteps", 1000), scheduler), "flow"
-    said = PREDICTS.get(config.get("prediction_type", ""), predict)
-    if said != predict:
+    prediction = PREDICTS.get(config.get("prediction_type", ""), predict)
+    if prediction != predict:
         raise UserError(
-            f"{name} learned to predict {said}, got predict={predict}: say backbone.predict={said}"
+            f"{name} learned to predict {prediction}, got predict={predict}: say "
+            f"backbone.predict={prediction}"
         )
     betas = diffusers_class("DDPMScheduler").from_config(dict(config)).betas.double()
     return PipelineChain.of(tables(betas, torch.arange(len(betas))), scheduler), predict

@@ -79,8 +79,8 @@ class Tap:
         if before is not None and before.shape != x.shape:
             return None  # it changes the shape: there is nothing that it adds
         tokens = x if before is None else x - before
-        seen = self.family.as_map(tokens, size)
-        changed = visit(seen)
+        picture_map = self.family.as_map(tokens, size)
+        changed = visit(picture_map)
         if changed is None:
             return None
         new = self.family.as_tokens(changed, tokens)
@@ -105,8 +105,8 @@ def check_taps(word: str, words: Sequence[str], family: Family) -> None:
     """A word of `TAPS`, and attention only where there is some to a text."""
     if word not in TAPS:
         raise UserError(f"backbone.taps is one of {', '.join(TAPS)}, got {word!r}")
-    for key, asked in (("taps=attention", word == "attention"), ("words", bool(words))):
-        if asked and not family.cross:
+    for key, needs_text in (("taps=attention", word == "attention"), ("words", bool(words))):
+        if needs_text and not family.cross:
             raise UserError(
                 f"backbone.{key} shows how pictures attend to a text, and a {family.kind} has no "
                 "layers of cross-attention: backbone.taps=output, and no backbone.words"
@@ -122,10 +122,10 @@ def taps_of(
     for block, module in {**blocks, "": network}.items():
         if block in blocks:
             taps[block] = Tap(module, word, family)
-        for told, tokens in words.items():
+        for name, tokens in words.items():
             tap = Tap(module, "attention", family, tokens)
             if tap.layers:
-                taps[f"{block}.{CROSS}.{told}".lstrip(".")] = tap
+                taps[f"{block}.{CROSS}.{name}".lstrip(".")] = tap
     return taps
 
 
@@ -173,11 +173,11 @@ def tree(blocks: Mapping[Block, object]) -> str:
     """The names of blocks in a line, those inside others in brackets behind them."""
     names = [str(block) for block in blocks]
     tops = [name for name in names if not any(name.startswith(f"{top}.") for top in names)]
-    said = []
+    parts = []
     for top in tops:
         inside = [name.removeprefix(f"{top}.") for name in names if name.startswith(f"{top}.")]
-        said.append(f"{top} ({', '.join(inside)})" if inside else top)
-    return ", ".join(said)
+        parts.append(f"{top} ({', '.join(inside)})" if inside else top)
+    return ", ".join(parts)
 
 
 def _input(args: tuple, kwargs: dict) -> Tensor:

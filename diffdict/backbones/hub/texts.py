@@ -55,8 +55,8 @@ class Texts:
     @property
     def sha256(self) -> str | None:
         """Of what pictures are told."""
-        told = self.captions or self.prompt
-        return None if told is None else told.sha256
+        texts = self.captions or self.prompt
+        return None if texts is None else texts.sha256
 
     @contextmanager
     def of_pictures(self, names: Sequence[str] | None) -> Iterator[None]:

@@ -13,8 +13,8 @@ WORD = re.compile(r"\w+(?:['’-]\w+)*")
 def words_of(text: str) -> dict[str, list[tuple[int, int]]]:
     """Each word of a text, in lower case, with the places where it begins and ends."""
     places: dict[str, list[tuple[int, int]]] = {}
-    for found in WORD.finditer(text):
-        places.setdefault(found.group().lower(), []).append(found.span())
+    for hit in WORD.finditer(text):
+        places.setdefault(hit.group().lower(), []).append(hit.span())
     return places
 
 
@@ -31,26 +31,26 @@ def word_tokens(
             "backbone.taps=attention has a channel for each token"
         )
     text = family.read_text(text)
-    known = words_of(text)
+    spans = words_of(text)
     for word in words:
-        if word.lower() not in known:
+        if word.lower() not in spans:
             raise UserError(
                 f"backbone.words: the prompt has no word {word!r}. Its words: "
-                f"{', '.join(known) or 'none, for backbone.prompt is empty'}"
+                f"{', '.join(spans) or 'none, for backbone.prompt is empty'}"
             )
     parts = [folder / part for part in family.tokenizers if (folder / part).is_dir()]
     tokens: dict[str, list[int]] = {word: [] for word in words}
     before = 0
     for part in parts:
         pieces = _pieces(part, text, None if part != parts[-1] else length - before)
-        for word, found in tokens.items():
-            found += [
+        for word, numbers in tokens.items():
+            numbers += [
                 before + place
                 for place, (start, end) in enumerate(pieces)
-                if any(start < stop and end > first for first, stop in known[word.lower()])
+                if any(start < stop and end > first for first, stop in spans[word.lower()])
             ]
         before += len(pieces)
-    if cut := next((word for word, found in tokens.items() if not found), None):
+    if cut := next((word for word, numbers in tokens.items() if not numbers), None):
         raise UserError(
             f"backbone.words: {cut!r} stands behind the tokens that the pipeline reads of a "
             "prompt: say it earlier in backbone.prompt"

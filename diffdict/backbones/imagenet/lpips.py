@@ -93,14 +93,16 @@ def open_lpips(path: str | Path | None = None) -> Lpips | None:
         raise UserError(f"No file {file}: LPIPS needs torchvision's AlexNet, {way}")
     net = Lpips()
     state = checkpoints.load_state_dict(file).state
-    own = {key.removeprefix("features."): value for key, value in state.items()}
+    weights = {key.removeprefix("features."): value for key, value in state.items()}
     needed = net.features.state_dict()
-    if any(key not in own or own[key].shape != value.shape for key, value in needed.items()):
+    if any(
+        key not in weights or weights[key].shape != value.shape for key, value in needed.items()
+    ):
         raise UserError(
             f"{file} is not torchvision's AlexNet, whose maps LPIPS compares: give {FILE} "
             f"({ADDRESS}), or no lpips="
         )
-    checkpoints.load_strictly(net.features, own, file, ignore=("classifier.",))
+    checkpoints.load_strictly(net.features, weights, file, ignore=("classifier.",))
     with torch.no_grad():
         for parameter, weight in zip(net.linear, linear_weights(), strict=True):
             parameter.copy_(weight)

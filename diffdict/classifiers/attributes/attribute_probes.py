@@ -216,8 +216,8 @@ class AttributeProbes(nn.Module):
         first = scores[0][0]
         sizes = len(first), len(scores[0]), len(self.attributes)
         out = torch.empty(sizes, device=first.device)
-        for group, own in zip(groups, scores, strict=True):
-            for ridge, answers in enumerate(own):
+        for group, group_scores in zip(groups, scores, strict=True):
+            for ridge, answers in enumerate(group_scores):
                 out[:, ridge, group.attributes] = answers.float()
         return out.cpu()
 

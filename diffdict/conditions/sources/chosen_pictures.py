@@ -54,8 +54,8 @@ class ChosenPictures(ConditionSource):
     ) -> Float[Tensor, "chosen width"]:
         """One of each, in the order of the settings."""
         fit = chosen_fit(self.fit, maker, "squash")
-        seen = [one.image(maker.image_size or self.side, fit) for one in self.chosen]
-        vectors = picture_vectors(maker, seen, device)
+        images = [one.image(maker.image_size or self.side, fit) for one in self.chosen]
+        vectors = picture_vectors(maker, images, device)
         names = [one.name for one in self.chosen]
         check_vectors(vectors, width, names, f"by {maker.name}", "The network")
         return vectors

@@ -28,7 +28,7 @@ def condition_sheet(samples: Float[Tensor, "n 3 side side"], rows: ConditionRows
     spread = any(len(line) > 1 for line in lines)
     widest = max(min(MOST, len(line)) for line in lines)
     for line in lines:
-        own, shown = samples[line], samples[line[:MOST]]
+        line_samples, shown = samples[line], samples[line[:MOST]]
         source = rows.source[line[0]]
         blank = torch.ones_like(samples[0])
         cells += [rows.pictures[source] if source >= 0 else blank, *shown]
@@ -37,7 +37,7 @@ def condition_sheet(samples: Float[Tensor, "n 3 side side"], rows: ConditionRows
         cells += [blank] * missing
         captions += [""] * missing
         if spread:
-            deviation = own.std(0, correction=0).mean(0).expand(3, -1, -1)
+            deviation = line_samples.std(0, correction=0).mean(0).expand(3, -1, -1)
             cells.append(2 * deviation.clamp(0, 1) - 1)
             captions.append("deviation")
         columns = widest + 1 + spread

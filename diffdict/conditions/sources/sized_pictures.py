@@ -31,11 +31,11 @@ class SizedPictures:
                 f"condition= needs pictures: {self.setting}=FILE or FOLDER, or dataset="
             )
         if side not in self._opened:
-            own = self._opened.get(None) or self.dataset(split=self.split)
-            self._opened[None] = own
-            if side not in (None, own.image_size):
-                own = self.dataset(split=self.split, image_size=side)
-            self._opened[side] = own
+            pictures = self._opened.get(None) or self.dataset(split=self.split)
+            self._opened[None] = pictures
+            if side not in (None, pictures.image_size):
+                pictures = self.dataset(split=self.split, image_size=side)
+            self._opened[side] = pictures
         return self._opened[side]
 
 

@@ -29,10 +29,10 @@ class StudiedDictionary:
         self.net = check_denoiser(net, "a dictionary steers one while it draws", latents)
         check_card(card)
         check_tokens(card, {}, "The dictionary")
-        known = card.get("backbone_sha256")
-        if known not in (None, net.sha256):
+        sha256 = card.get("backbone_sha256")
+        if sha256 not in (None, net.sha256):
             raise UserError(
-                f"The dictionary was learned on {net.name} with the weights {known[:12]}…, the "
+                f"The dictionary was learned on {net.name} with the weights {sha256[:12]}…, the "
                 f"ones here are {net.sha256[:12]}…: put the right weights there"
             )
         self.sae = in_training_order(sae, card).eval().requires_grad_(False)
@@ -106,9 +106,9 @@ def chosen_block(card: Mapping, net: Backbone, block: Block | None) -> Block:
     if block is None and len(blocks) == 1:
         return blocks[0]
     if block not in blocks:
-        known = ", ".join(map(str, blocks))
+        names = ", ".join(map(str, blocks))
         raise UserError(
-            f"The dictionary was learned on block {known} of {net.name}, and one is edited, got "
+            f"The dictionary was learned on block {names} of {net.name}, and one is edited, got "
             f"block={block}: block={blocks[-1]}"
         )
     return block

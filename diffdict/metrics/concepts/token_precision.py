@@ -22,12 +22,12 @@ class TokenPrecision:
         labels: Int64[Tensor, " tokens"],
     ) -> None:
         """Codes of tokens as entries, and each token's class; tokens below 0 are left out."""
-        own = labels.repeat_interleave(starts.diff())
-        kept = (own >= 0) & (values > 0)
-        self._entries.append(tuple(x[kept].cpu() for x in (latents, values, own)))
-        seen = labels[labels >= 0].cpu()
-        self.places += torch.bincount(seen, minlength=self.num_classes)
-        self.tokens += len(seen)
+        entry_labels = labels.repeat_interleave(starts.diff())
+        kept = (entry_labels >= 0) & (values > 0)
+        self._entries.append(tuple(x[kept].cpu() for x in (latents, values, entry_labels)))
+        classes = labels[labels >= 0].cpu()
+        self.places += torch.bincount(classes, minlength=self.num_classes)
+        self.tokens += len(classes)
 
     def compute(self) -> Float64[Tensor, "classes latents"]:
         """Area under precision over recall, in steps; nan for a class that was not seen."""
@@ -39,14 +39,14 @@ class TokenPrecision:
         first = (counts.cumsum(0) - counts)[latent]  # where each entry's latent begins
         place = torch.arange(len(latent)) - first + 1
         rows = []
-        for own, number in enumerate(self.places.tolist()):
-            hits = (label == own).double()
+        for class_index, number in enumerate(self.places.tolist()):
+            hits = (label == class_index).double()
             before = torch.nn.functional.pad(hits.cumsum(0), (1, 0))
             precision = (before[1:] - before[first]) / place
-            area, found = (
+            area, latent_hits = (
                 torch.zeros(self.latents, dtype=torch.float64).index_add_(0, latent, each)
                 for each in (precision * hits, hits)
             )
-            rest = (number - found) * number / max(1, self.tokens)
+            rest = (number - latent_hits) * number / max(1, self.tokens)
             rows.append((area + rest) / (number or torch.nan))
         return torch.stack(rows)

@@ -113,8 +113,8 @@ class CodeReport(pl.Callback):
 
     def places(self, wanted: Sequence[int]) -> list[int]:
         """Where these pictures stand among those that the sheet is given."""
-        known = list(dict.fromkeys(self.pictures))
-        return [known.index(index) for index in wanted]
+        pictures = list(dict.fromkeys(self.pictures))
+        return [pictures.index(index) for index in wanted]
 
 
 def check_finite_pictures(images: Float[Tensor, "n 3 side side"], word: str) -> None:

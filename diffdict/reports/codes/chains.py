@@ -67,7 +67,7 @@ class Chains:
         self,
         sampler: Callable,
         x: Tensor,
-        told: Callable[[Tensor], Net],
+        net_of: Callable[[Tensor], Net],
         codes: Tensor,
         **ends: int,
     ) -> Tensor:
@@ -75,5 +75,8 @@ class Chains:
         process = self.net.process
         parts = zip(x.split(self.batch), codes.split(self.batch), strict=True)
         return torch.cat(
-            [sampler(told(own), part, process, **self.options, **ends).x for part, own in parts]
+            [
+                sampler(net_of(part_codes), part, process, **self.options, **ends).x
+                for part, part_codes in parts
+            ]
         )

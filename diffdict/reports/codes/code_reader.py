@@ -79,15 +79,15 @@ def fit_code_reader(chains: Chains, train: Pictures, number: int) -> CodeReader 
     rows, labels = torch.cat(codes), torch.cat(truth).double()
     fitted = count - max(1, round(count * HELD_SHARE))
     binary = torch.tensor([attribute.kind == "binary" for attribute in attributes])
-    own = measurable(labels[:fitted], binary)
-    if not own.any():
+    usable = measurable(labels[:fitted], binary)
+    if not usable.any():
         print(f"No probe reads these pictures: {_reason(train, count)}")
         return None
-    binary, labels = binary[own], labels[:, own]
+    binary, labels = binary[usable], labels[:, usable]
     reader = fit_reader(
         (rows[:fitted], labels[:fitted]), (rows[fitted:], labels[fitted:]), binary, RIDGES
     )
-    names = [one.name for one, has in zip(attributes, own.tolist(), strict=True) if has]
+    names = [one.name for one, has in zip(attributes, usable.tolist(), strict=True) if has]
     return CodeReader(names, binary, reader.read, reader.cutoffs, reader.read(rows).std(0).float())
 
 

@@ -46,7 +46,7 @@ def code_slices(pdae: Pdae, wanted: AskedParts, word: str) -> list[CodeSlice]:
             f"{[list(part) for part in wanted]}: null, or backbone.segments= as it was trained"
         )
     ends = [0, *segments.ends.tolist()]
-    asked = []
+    slices = []
     for part in wanted:
         if len(part) != 2 or not 0 <= part[0] < part[1] < len(ends):
             raise UserError(
@@ -54,8 +54,8 @@ def code_slices(pdae: Pdae, wanted: AskedParts, word: str) -> list[CodeSlice]:
                 f"{pdae.name}, got {list(part)}"
             )
         first, end = part
-        asked.append(CodeSlice(f"segments {first}-{end - 1}", slice(ends[first], ends[end])))
-    return asked
+        slices.append(CodeSlice(f"segments {first}-{end - 1}", slice(ends[first], ends[end])))
+    return slices
 
 
 def random_entries(code: int, part: CodeSlice, seed: int) -> Int64[Tensor, " entries"]:

@@ -53,9 +53,9 @@ def effect_rows(
         first | {"attribute": "mean", **dict(zip(columns, means, strict=True)), "differing": count}
     ]
     differing = pairs.differ.sum(0).tolist()
-    for name, own, pairs_told in zip(names, figures.T.tolist(), differing, strict=True):
-        told = dict(zip(columns, own, strict=True))
-        rows.append(first | {"attribute": name, **told, "differing": pairs_told})
+    for name, values, pairs_told in zip(names, figures.T.tolist(), differing, strict=True):
+        cells = dict(zip(columns, values, strict=True))
+        rows.append(first | {"attribute": name, **cells, "differing": pairs_told})
     return rows
 
 
@@ -72,14 +72,14 @@ def pair_differences(
     one deviation on, and are alike up to half of one.
     """
     sides = [torch.where(reader.binary, (x > reader.cutoffs).float(), x) for x in (begin, end)]
-    known = {one.name: column for column, one in enumerate(pictures.attributes)}
-    if known:
+    columns = {one.name: column for column, one in enumerate(pictures.attributes)}
+    if columns:
         truth = torch.stack(
             [torch.stack([pictures.labels(i)["attributes"] for i in pair]) for pair in pairs]
         )
         for column, name in enumerate(reader.names):
-            if name in known:
-                sides[0][:, column], sides[1][:, column] = truth[:, :, known[name]].unbind(1)
+            if name in columns:
+                sides[0][:, column], sides[1][:, column] = truth[:, :, columns[name]].unbind(1)
     apart = (sides[0] - sides[1]).abs()  # NaN where unknown: neither
     least = torch.where(reader.binary, 0.5, reader.deviation)
     return apart > least, apart <= least / 2

@@ -41,8 +41,11 @@ class Clip:
         words = [self.template.format(text) for text in texts]
         tokens = self.tokenizer(words, padding=True, truncation=True, return_tensors="pt")
         answer = self.model(pixel_values=pixels.to(self.device), **tokens.to(self.device))
-        seen, read = normalize(answer.image_embeds, dim=1), normalize(answer.text_embeds, dim=1)
-        return (seen @ read.T).cpu()
+        image_embeds, text_embeds = (
+            normalize(answer.image_embeds, dim=1),
+            normalize(answer.text_embeds, dim=1),
+        )
+        return (image_embeds @ text_embeds.T).cpu()
 
 
 def _open(folder: Path) -> tuple:
@@ -69,7 +72,7 @@ def _open(folder: Path) -> tuple:
 
 def _statistics(path: Path) -> tuple[Tensor, Tensor]:
     """Of the pixels in [0, 1] that it learned from: the folder's, or OpenAI's."""
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    settings = json.loads(path.read_text()) if path.is_file() else {}
     shape = (3, 1, 1)
-    mean, std = kept.get("image_mean") or MEAN, kept.get("image_std") or STD
+    mean, std = settings.get("image_mean") or MEAN, settings.get("image_std") or STD
     return torch.tensor(mean).view(shape), torch.tensor(std).view(shape)

@@ -48,9 +48,9 @@ class TestPictures:
             activity.add(item.index, torch.stack(codes).amax(0))
         return activity
 
-    def _pass(self, said: str) -> Iterator[SeenPicture]:
+    def _pass(self, title: str) -> Iterator[SeenPicture]:
         some = islice(self.data.seen("test"), self.count)
-        return iter(track(some, said, self.count, console=files.console()))
+        return iter(track(some, title, self.count, console=files.console()))
 
     def _tokens(self, item: SeenPicture) -> list[Float[Tensor, "tokens d_in"]]:
         maps = token_maps(item.maps.images(), self.sae.d_in)
@@ -68,7 +68,7 @@ def crops_to_name(
     if latents is not None:
         return {latent: some for latent, some in crops.items() if some}
     full = max(map(len, crops.values()), default=0)
-    some = [latent for latent, own in crops.items() if own and len(own) == full]
+    some = [latent for latent, places in crops.items() if places and len(places) == full]
     some.sort(key=lambda latent: -strongest.top(latent)[0].maximum)
     return {latent: crops[latent] for latent in sorted(some[:most])}
 

@@ -38,10 +38,10 @@ def choose_names(
     names = {}
     for latent, some in candidates.items():
         names[latent] = some[0]
-        own = cases.get(latent)
-        if scorer is not None and len(some) > 1 and own:
-            scores = scorer(cut_all(cut, own), list(some)).cpu()
-            names[latent] = some[int(detection_auc(scores, activity_of(own)).argmax())]
+        latent_cases = cases.get(latent)
+        if scorer is not None and len(some) > 1 and latent_cases:
+            scores = scorer(cut_all(cut, latent_cases), list(some)).cpu()
+            names[latent] = some[int(detection_auc(scores, activity_of(latent_cases)).argmax())]
     return names
 
 
@@ -65,7 +65,11 @@ class Questionnaire:
     def __init__(self, names: Mapping[int, str], cases: Cases) -> None:
         self.cases = {latent: cases[latent] for latent in names if cases.get(latent)}
         self.texts = {latent: _texts_beside(latent, names) for latent in self.cases}
-        every = [(latent, i) for latent, own in self.cases.items() for i in range(len(own))]
+        every = [
+            (latent, i)
+            for latent, latent_cases in self.cases.items()
+            for i in range(len(latent_cases))
+        ]
         self.order = [every[i] for i in permutation(len(every), len(names)).tolist()]
 
     def questions(self) -> list[Question]:
@@ -84,10 +88,10 @@ class Questionnaire:
         """The answers, in the order of the questions, a latent at a time."""
         rows = dict(zip(self.order, scores, strict=True))
         judgements = {}
-        for latent, own in self.cases.items():
+        for latent, cases in self.cases.items():
             texts = self.texts[latent]
-            said = torch.stack([rows[latent, i] for i in range(len(own))])[:, : len(texts)]
-            judgements[latent] = Judgement(activity_of(own), texts, said)
+            answers = torch.stack([rows[latent, i] for i in range(len(cases))])[:, : len(texts)]
+            judgements[latent] = Judgement(activity_of(cases), texts, answers)
         return judgements
 
 
@@ -98,24 +102,24 @@ def rows_of(
     rows = []
     for latent, name in names.items():
         row = {"latent": latent, "name": name, "crops": len(crops.get(latent, ()))}
-        said = judgements.get(latent)
-        found = None if said is None else _detection(name, said)
-        row |= {"cases": 0 if said is None else len(said.active)}
-        row |= dict.fromkeys(("auc", "others", "p")) if found is None else found._asdict()
+        judgement = judgements.get(latent)
+        detection = None if judgement is None else _detection(name, judgement)
+        row |= {"cases": 0 if judgement is None else len(judgement.active)}
+        row |= dict.fromkeys(("auc", "others", "p")) if detection is None else detection._asdict()
         rows.append(row)
     return rows
 
 
 def mean_detection(rows: Sequence[Row]) -> str:
     """The mean over latents, of their own names and of others'."""
-    own = [row["auc"] for row in rows if row["auc"] is not None]
+    aucs = [row["auc"] for row in rows if row["auc"] is not None]
     others = [row["others"] for row in rows if row["others"] is not None]
-    if not own:
+    if not aucs:
         return f"{len(rows)} latents named, none with cases enough to judge a name by"
     beside = f", {math.fsum(others) / len(others):.3f} with another latent's" if others else ""
     return (
-        f"{len(rows)} latents named; detection AUC {math.fsum(own) / len(own):.3f} with their own "
-        f"name{beside} ({len(own)} latents)"
+        f"{len(rows)} latents named; detection AUC {math.fsum(aucs) / len(aucs):.3f} with their "
+        f"own name{beside} ({len(aucs)} latents)"
     )
 
 
@@ -134,9 +138,9 @@ def write_crop(cut: Cutter, crop: Crop, path: Path) -> None:
     write_png(Image.fromarray(as_bytes(cut(crop)[None])[0]), path)
 
 
-def _detection(name: str, said: Judgement) -> Detection:
-    others = [i for i, text in enumerate(said.texts) if text != name]
-    return detect(said.scores, said.active, list(said.texts).index(name), others)
+def _detection(name: str, judgement: Judgement) -> Detection:
+    others = [i for i, text in enumerate(judgement.texts) if text != name]
+    return detect(judgement.scores, judgement.active, list(judgement.texts).index(name), others)
 
 
 def _texts_beside(latent: int, names: Mapping[int, str]) -> list[str]:

@@ -87,7 +87,7 @@ class EditedChains:
         ends |= {} if self.top is None else {"stop": PICTURE_LEVEL}
         if self.top is None:
             ends["noise"] = self._noise(indices)
-        drawn = self.sampler(
+        chain = self.sampler(
             self._with(indices, edits),
             x,
             self.process,
@@ -95,19 +95,19 @@ class EditedChains:
             record=set(record),
             **ends,
         )
-        return DrawnChain(drawn.x.float().clamp(-1, 1), drawn.states)
+        return DrawnChain(chain.x.float().clamp(-1, 1), chain.states)
 
     @torch.no_grad()
     def losses(
         self, indices: Sequence[int], images: Tensor, timesteps: Sequence[int]
     ) -> Float[Tensor, "timesteps batch"]:
         """The plain network's loss on pictures noised again, in noise of their own."""
-        noise, found = self._noise(indices, NOISED), []
+        noise, losses = self._noise(indices, NOISED), []
         for t in timesteps:
             place = torch.full((len(images),), t - self.net.first_timestep, device=images.device)
             given = self._with(indices, None), images, place, noise(t).to(images)
-            found.append(denoising_losses(self.objective, self.process, *given).mse)
-        return torch.stack(found)
+            losses.append(denoising_losses(self.objective, self.process, *given).mse)
+        return torch.stack(losses)
 
     def given(self, indices: Sequence[int]) -> Given:
         """The class of each picture, as task=samples gives it."""

@@ -35,9 +35,9 @@ def chosen_latents(
 ) -> list[tuple[str | None, list[int]]]:
     """Each concept with its latents, or the latents that were named."""
     if (concept is None) == (latents is None):
-        came = "neither" if concept is None else f"concept={concept} and latents={latents}"
+        choice = "neither" if concept is None else f"concept={concept} and latents={latents}"
         raise UserError(
-            f"Say which latents: concept=mouth or latents=[156,315], one of them, got {came}"
+            f"Say which latents: concept=mouth or latents=[156,315], one of them, got {choice}"
         )
     if latents is not None:
         if most is not None:

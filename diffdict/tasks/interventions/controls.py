@@ -33,8 +33,8 @@ class Redirected:
         lengths = (self.edit(x, t) - x).float().norm(dim=1, keepdim=True)
         directions = self.directions.to(x.device)
         if self.timesteps:
-            known = torch.tensor(self.timesteps, dtype=torch.float64, device=t.device)
-            nearest = (t.double()[:, None] - known).abs().argmin(1)
+            timesteps = torch.tensor(self.timesteps, dtype=torch.float64, device=t.device)
+            nearest = (t.double()[:, None] - timesteps).abs().argmin(1)
         else:
             nearest = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return x + (lengths * directions[nearest][:, :, None, None]).to(x.dtype)
@@ -93,7 +93,7 @@ def class_differences(
     net, block = studied.net, studied.block
     names, ignored = pictures.class_names, getattr(pictures, "ignore_label", None)
     device = next(net.parameters()).device
-    found = {}
+    differences = {}
     for t in studied.timesteps:
         sums, counts, whole, tokens = 0.0, 0.0, 0.0, 0
         for index in range(min(number, len(pictures))):
@@ -108,5 +108,5 @@ def class_differences(
             sums, counts = sums + one_hot.T @ rows, counts + one_hot.sum(0)
             whole, tokens = whole + rows.sum(0), tokens + len(rows)
         means = sums / counts[:, None].clamp(min=1) - whole / tokens
-        found[t] = torch.where(counts[:, None] > 0, means, 0).float()
-    return found
+        differences[t] = torch.where(counts[:, None] > 0, means, 0).float()
+    return differences

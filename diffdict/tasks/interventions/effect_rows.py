@@ -29,7 +29,11 @@ def change_rows(
             continue
         row = {"class": change.concept, "edit": kind, "amount": change.amount}
         row |= {"span": change.window, **figures_of(several, label, class_names)}
-        hurt = [own for name, own in damage.items() if name.rpartition("_")[0] == kind == DIRECTION]
+        hurt = [
+            figures
+            for name, figures in damage.items()
+            if name.rpartition("_")[0] == kind == DIRECTION
+        ]
         hurt = hurt or [damage[k] for k in [kind] if k in damage]
         if hurt and row["kept"] is not None:
             row["damage"] = sum(each.share for each in hurt) / len(hurt)
@@ -66,11 +70,11 @@ def figures_of(
 
 def strongest_first(rows: Sequence[dict]) -> list[dict]:
     """Classes of the largest effect above; a class without figures comes last."""
-    own = {(row.get("judge"), *place_of(row)): row["kept"] for row in rows if row["edit"] == OWN}
+    shares = {(row.get("judge"), *place_of(row)): row["kept"] for row in rows if row["edit"] == OWN}
 
     def strength(row: dict) -> tuple:
-        kept = own[(row.get("judge"), *place_of(row))]
-        return str(row.get("judge") or ""), 2.0 if kept is None else kept
+        share = shares[(row.get("judge"), *place_of(row))]
+        return str(row.get("judge") or ""), 2.0 if share is None else share
 
     shown = [{**row, "window": spoken(row["span"])} for row in sorted(rows, key=strength)]
     return [{key: value for key, value in row.items() if key != "span"} for row in shown]
@@ -79,8 +83,8 @@ def strongest_first(rows: Sequence[dict]) -> list[dict]:
 def rankings(judged: Sequence[Sequence[dict]]) -> list[dict]:
     """The effect on each class as several judges see it, the strongest of the first one above."""
     rows = {}
-    for number, own in enumerate(judged, 1):
-        for row in own:
+    for number, table in enumerate(judged, 1):
+        for row in table:
             if row["edit"] == OWN and row["kept"] is not None:
                 rows.setdefault(row["class"], {"class": row["class"]})
                 rows[row["class"]][f"effect_{number}"] = 1 - row["kept"]

@@ -62,8 +62,8 @@ class JudgedPictures:
 
     def some(self, places: list[int]) -> "JudgedPictures":
         """Those at these places."""
-        own = [self.indices[i] for i in places]
-        return JudgedPictures(own, self.off[places], self.labels[places], self.region[places])
+        indices = [self.indices[i] for i in places]
+        return JudgedPictures(indices, self.off[places], self.labels[places], self.region[places])
 
     @property
     def shows(self) -> list[int]:
@@ -79,7 +79,7 @@ def open_judges(
     openers = list(labeller) if isinstance(labeller, Sequence) else [labeller]
     opened = [check_labeller(each, net, task) for each in openers]
     names = [list(one.segmenter.class_names) for one in opened]
-    if other := next((own for own in names[1:] if own != names[0]), None):
+    if other := next((classes for classes in names[1:] if classes != names[0]), None):
         raise UserError(
             f"The labellers have classes of their own: {', '.join(names[0])}, and "
             f"{', '.join(other)}: learn both from one set"

@@ -46,13 +46,17 @@ class SteeredLatents(nn.Module):
         self.path, self.how = f"{path} {name or ''}".strip(), asked.how
         self.studied = open_studied(path, net, name, block, latents=True)
         self.sae = self.studied.sae  # moves with the module
-        known = ClassLatents(path, name, tables)
-        wanted = chosen_latents(known, asked.concept, asked.latents, asked.most, self.sae.latents)
+        class_latents = ClassLatents(path, name, tables)
+        wanted = chosen_latents(
+            class_latents, asked.concept, asked.latents, asked.most, self.sae.latents
+        )
         self.changes = combined(wanted, asked.amount, asked.window)
         check_changes(self.studied, self.how, self.changes)
         scaled = self.how == "scale"
-        self.units = [None if scaled else known.units(each.latents) for each in self.changes]
-        say_idle(known, self.changes, self.how)
+        self.units = [
+            None if scaled else class_latents.units(each.latents) for each in self.changes
+        ]
+        say_idle(class_latents, self.changes, self.how)
 
     @property
     def identity(self) -> dict[str, object]:
@@ -89,8 +93,8 @@ def open_steered(
         for key, value in (("latents", asked.latents), ("tables", tables))
     )
     opened = [
-        SteeredLatents(path, net, asked._replace(latents=own), name=name, tables=where)
-        for path, own, where in zip(dictionary, latents, tables, strict=True)
+        SteeredLatents(path, net, asked._replace(latents=numbers), name=name, tables=where)
+        for path, numbers, where in zip(dictionary, latents, tables, strict=True)
     ]
     blocks = [one.studied.block for one in opened]
     if len(set(blocks)) < len(blocks):

@@ -32,11 +32,11 @@ class AttributeReading(nn.Module):
         self.readers = nn.ModuleList(readers)  # frozen, and on the pictures' device
         self.ridge, self.attributes = ridge, list(attributes)
         self.binary = torch.tensor([one.kind == "binary" for one in attributes])
-        count, real, drawn = len(attributes), *numbers
+        count, real, samples = len(attributes), *numbers
         self.of_reader = AttributeSums(sum(one.dim for one in readers), count)
         self.of_told = AttributeSums(width, count)
         self.read, self.told, self.truth = (ChosenRows(real, real) for _ in range(3))
-        self.drawn = ChosenRows(drawn, drawn)
+        self.drawn = ChosenRows(samples, samples)
 
     def reset(self) -> None:
         """Begins anew."""
@@ -70,7 +70,7 @@ class AttributeReading(nn.Module):
         teller = AttributeReader(self.of_told.groups(), self.ridge)
         truth = self.truth.compute().cpu()
         of_source = truth[: len(sources)] if same else self._said(reader, sources)
-        found = kept_attributes(
+        measures = kept_attributes(
             reader,
             teller,
             self.binary,
@@ -80,29 +80,29 @@ class AttributeReading(nn.Module):
             source=source,
             of_source=of_source,
         )
-        kept, variance = found.agreement(self.binary)
-        figures = {"attributes_kept": kept, "attributes_variance": variance}
+        agreement, variance = measures.agreement(self.binary)
+        figures = {"attributes_kept": agreement, "attributes_variance": variance}
         figures = {name: value for name, value in figures.items() if value == value}
-        return figures, self._rows(found, "truth" if same else "reading")
+        return figures, self._rows(measures, "truth" if same else "reading")
 
     def _said(
         self, reader: AttributeReader, sources: Float[Tensor, "sources _"]
     ) -> Float[Tensor, "sources attributes"]:
         """What is read off source pictures whose truth nobody knows."""
-        said = reader.read(sources)
-        return torch.where(self.binary, (said > reader.cutoffs).double(), said)
+        answers = reader.read(sources)
+        return torch.where(self.binary, (answers > reader.cutoffs).double(), answers)
 
-    def _rows(self, found: KeptAttributes, source_by: str) -> list[Row]:
+    def _rows(self, measures: KeptAttributes, source_by: str) -> list[Row]:
         rows = []
         for place, attribute in enumerate(self.attributes):
             number = attribute.kind == "number"
             figures = {
-                "reader": found.reader[place],
-                "reader_r2": found.reader_r2[place] if number else torch.nan,
-                "vector_tells": found.vector[place],
-                "samples_keep": found.kept[place],
-                "chance": found.chance[place],
-                "variance_kept": found.variance[place],
+                "reader": measures.reader[place],
+                "reader_r2": measures.reader_r2[place] if number else torch.nan,
+                "vector_tells": measures.vector[place],
+                "samples_keep": measures.kept[place],
+                "chance": measures.chance[place],
+                "variance_kept": measures.variance[place],
             }
             rows.append(
                 {

@@ -52,10 +52,10 @@ class SourceFigures(NamedTuple):
         """A row a source; `names` are the samples'."""
         rows: list[Mapping] = []
         for number in source.unique().tolist():
-            own = (source == number).nonzero()[:, 0]
-            apart = distances(drawn[own], sources, source[own])
-            figures = rank_figures(self.ranks[own])._asdict()
-            rows.append({"picture": names[int(own[0])], **figures, **apart})
+            places = (source == number).nonzero()[:, 0]
+            apart = distances(drawn[places], sources, source[places])
+            figures = rank_figures(self.ranks[places])._asdict()
+            rows.append({"picture": names[int(places[0])], **figures, **apart})
         return rows
 
     def each_dimension(self) -> list[Row]:
@@ -87,12 +87,12 @@ def distances(
 
 def between_samples(drawn: Float[Tensor, "n d"], source: Int[Tensor, " n"]) -> float | None:
     """Mean squared L2 of two samples of one source; None where each has one."""
-    found = []
+    squares = []
     for number in source.unique():
-        own = drawn[source == number].double()
-        if len(own) > 1:
-            found.append(2 * own.var(0).sum())
-    return float(torch.stack(found).mean()) if found else None
+        samples = drawn[source == number].double()
+        if len(samples) > 1:
+            squares.append(2 * samples.var(0).sum())
+    return float(torch.stack(squares).mean()) if squares else None
 
 
 def squared_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> float:

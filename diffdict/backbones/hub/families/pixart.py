@@ -20,16 +20,16 @@ class CrossTransformer(Family):
 
     @property
     def _told_sizes(self) -> bool:
-        told = self.config.get("use_additional_conditions")
-        return self.config.get("sample_size") == 128 if told is None else bool(told)
+        conditions = self.config.get("use_additional_conditions")
+        return self.config.get("sample_size") == 128 if conditions is None else bool(conditions)
 
     def arguments(self, x_t: Tensor, t: Tensor, setting: Setting) -> dict[str, object]:
         """The text and which of its tokens are words; a square picture of its own size."""
         side, mask = setting.side, setting.prompt.mask
         sizes = {"resolution": None, "aspect_ratio": None}
         if self._told_sizes:
-            own = torch.tensor([[side, side]], dtype=x_t.dtype), torch.ones(1, 1, dtype=x_t.dtype)
-            sizes = {key: rows(x, x_t) for key, x in zip(sizes, own, strict=True)}
+            pair = torch.tensor([[side, side]], dtype=x_t.dtype), torch.ones(1, 1, dtype=x_t.dtype)
+            sizes = {key: rows(x, x_t) for key, x in zip(sizes, pair, strict=True)}
         return {
             "hidden_states": x_t,
             "encoder_hidden_states": rows(setting.prompt.states, x_t),

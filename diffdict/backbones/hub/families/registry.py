@@ -15,24 +15,26 @@ from diffdict.errors import UserError
 
 def known_families() -> Mapping[str, type[Family]]:
     """Every family, by the name of diffusers' class."""
-    known: dict[str, type[Family]] = {}
+    by_kind: dict[str, type[Family]] = {}
     for file in pkgutil.iter_modules(families.__path__):
         if file.name != Path(__file__).stem:
             module = import_module(f"{families.__name__}.{file.name}")
             classes = [each for each in vars(module).values() if isinstance(each, type)]
-            own = [each for each in classes if each.__module__ == module.__name__]
-            known |= {each.of: each for each in own if issubclass(each, Family) and each.of}
-    return known
+            module_classes = [each for each in classes if each.__module__ == module.__name__]
+            by_kind |= {
+                each.of: each for each in module_classes if issubclass(each, Family) and each.of
+            }
+    return by_kind
 
 
 def family_of(config: Mapping, folder: Path) -> Family:
     """The family of a config, where it can look at pictures."""
-    kind, known = config.get("_class_name"), known_families()
-    if kind not in known:
+    kind, by_kind = config.get("_class_name"), known_families()
+    if kind not in by_kind:
         raise UserError(
-            f"{folder} is a {kind}; backbone=hub takes {', '.join(known)}: choose another folder"
+            f"{folder} is a {kind}; backbone=hub takes {', '.join(by_kind)}: choose another folder"
         )
-    family = known[kind](config)
+    family = by_kind[kind](config)
     if (why := family.refusal()) is not None:
         raise UserError(f"{folder} is {why}: choose another folder or dataset.image_size")
     return family

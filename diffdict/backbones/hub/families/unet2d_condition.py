@@ -62,7 +62,7 @@ class TextUnet(Family):
 
     def arguments(self, x_t: Tensor, t: Tensor, setting: Setting) -> dict[str, object]:
         """The text, and to SDXL its vector and the sizes: a whole picture, nothing cut off."""
-        told = {
+        arguments = {
             "sample": x_t,
             "timestep": t,
             "encoder_hidden_states": rows(setting.prompt.states, x_t),
@@ -70,12 +70,12 @@ class TextUnet(Family):
         if self._told_sizes:
             side = setting.side
             sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=x_t.dtype)
-            told["added_cond_kwargs"] = {
+            arguments["added_cond_kwargs"] = {
                 "text_embeds": rows(setting.prompt.pooled, x_t),
                 "time_ids": rows(sizes, x_t),
             }
-            told["timestep"] = as_batch(t, x_t)
-        return told
+            arguments["timestep"] = as_batch(t, x_t)
+        return arguments
 
     def encode(self, pipeline: object, text: str | None) -> Prompt:
         """By one CLIP, or by SDXL's two: all states side by side, the second one's vector."""

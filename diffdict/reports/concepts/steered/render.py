@@ -119,14 +119,14 @@ def _concept(each: SteeredConcept, places: dict[bytes, int]) -> dict[str, object
 
 def _effect(each: EffectFigures) -> dict[str, object]:
     figures = rounded(getattr(each, name) for name in MEASURES)
-    named = dict(zip(MEASURES, figures, strict=True))
-    return {"edit": each.edit, "became": each.became or "", **named}
+    cells = dict(zip(MEASURES, figures, strict=True))
+    return {"edit": each.edit, "became": each.became or "", **cells}
 
 
 def _latent(each: SteeredLatent, places: dict[bytes, int]) -> dict[str, object]:
     density, kept, rms = rounded((each.density, each.kept, each.rms))
-    own = {"number": int(each.number), "density": density, "kept": kept, "rms": rms}
-    return {**own, "on": [_place_of(one, places) for one in each.on]}
+    cells = {"number": int(each.number), "density": density, "kept": kept, "rms": rms}
+    return {**cells, "on": [_place_of(one, places) for one in each.on]}
 
 
 def _place_of(each: LabelledFile, places: dict[bytes, int]) -> Sequence[int]:
