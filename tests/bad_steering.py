@@ -4,7 +4,7 @@ ROWS = [
     ("extract", "task=steering", "task=steering studies a dictionary", "dictionary=outputs/"),
     ("evaluate", "task=substitution dictionary=[a,b]", "names several", "-m dictionary=a,b"),
     ("extract", "task=steering dictionary=[a,b]", "dictionary=a is no file", "a run of task=sae"),
-    ("extract", "task=steering dictionary=[]", "names none", "dictionary=[a,b]"),
+    ("extract", "task=steering dictionary=[]", "got []", "dictionary=[a,b]"),
     ("extract steering", "dictionary=[sae,sae] latents=[[0],[1]]", "1, 1", "one of its own"),
     ("extract steering", "dictionary=[sae,sae] latents=[0]", "one for each", "[[156],[3,14]]"),
     ("extract", "task=steering dictionary=none", "dictionary=none", "a run of task=sae"),

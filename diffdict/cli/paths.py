@@ -33,7 +33,8 @@ def check_paths(cfg: DictConfig) -> None:
             continue
         kinds = "a path or a list of paths" if key in SEVERAL else "a path"
         first = value[0] if OmegaConf.is_list(value) and value else None
-        way_out = f"./{value}" if isinstance(value, int) else first or "null"
+        nothing = "[a,b]" if key == "dictionary" else "null"
+        way_out = f"./{value}" if isinstance(value, int) else first or nothing
         raise UserError(f"{key} is {kinds}, got {value!r}: {key}={way_out}")
 
 

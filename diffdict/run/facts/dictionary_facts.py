@@ -45,8 +45,6 @@ def with_dictionary(cfg: DictConfig) -> DictConfig:
             f"dictionary={cfg.dictionary} names several, and task={choice} takes one: a job each "
             "with -m dictionary=a,b"
         )
-    if not several:
-        raise UserError(f"dictionary=[] names none, task={choice} studies some: dictionary=[a,b]")
     for path in several:
         if not (on_hub(path) or Path(path).exists()):
             raise UserError(
