@@ -104,7 +104,7 @@ ROWS = [
     ("evaluate", "task=alignment dictionary=[sae,none]", "dictionary=none", "a run of task=sae"),
     (
         "evaluate",
-        "task=alignment dictionary=[sae,sae/last.ckpt]",
+        "task=alignment dictionary=[sae,sae/last.ckpt] dataset.image_size=16",
         "one seed (0)",
         "model.same_seed=true",
     ),

@@ -163,7 +163,7 @@ SUBJECTS: dict[type, Subject] = {
             *("alignment", "causality", "deeplab", "direction", "doctor", "faithfulness", "fid"),
             *("fine_tuning", "geometry", "lifetimes", "linear_probe", "noisy_classifier"),
             *("noisy_classifier_wrn", "pdae", "pixel_mlp", "probe_sweep", "sae", "screening"),
-            "substitution",
+            *("sparse_probe", "substitution"),
         ),
     ),
     HasDictionaries: Subject("the latents of a dictionary", ("sae",)),
