@@ -9,10 +9,5 @@ from torchmetrics import Metric
 class ExactMetric(Metric):
     """Moves with its module, but its states keep their dtype in a half-precision one."""
 
-    @property
-    def update_called(self) -> bool:
-        """Sums of nothing are an answer: a rank may have seen no picture, and is not warned."""
-        return True
-
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: str = "") -> "ExactMetric":
         return super()._apply(lambda x: x.to(fn(x).device), exclude_state)

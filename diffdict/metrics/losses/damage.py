@@ -36,6 +36,11 @@ class Damage(ExactMetric):
             self.add_state(name, zero, dist_reduce_fx="sum")
         self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
 
+    @property
+    def update_called(self) -> bool:
+        """Sums of nothing are an answer: a rank that saw no picture computes with the others."""
+        return True
+
     @torch.no_grad()
     def update(
         self, off: Float[Tensor, "timesteps pictures"], on: Float[Tensor, "timesteps pictures"]
