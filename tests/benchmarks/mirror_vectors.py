@@ -11,12 +11,12 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from diffdict.run.counters import ExactCounters
 
 from diffdict.backbones.code_encoder import CodeEncoder
 from diffdict.data.attributes import Attribute
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.features.probe_images import ProbeImages
+from diffdict.run.interruption.counters import ExactCounters
 from diffdict.tasks.linear_probe import LinearProbe
 
 EPOCHS, BATCH, GOAL = 15, 128, 6

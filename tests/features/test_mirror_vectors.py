@@ -5,11 +5,11 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from diffdict.run.counters import ExactCounters
 
 from diffdict.backbones.code_encoder import CodeEncoder
 from diffdict.data.toy_faces import ToyFaces
 from diffdict.features.probe_images import ProbeImages
+from diffdict.run.interruption.counters import ExactCounters
 from diffdict.tasks.linear_probe import LinearProbe
 
 FACES = partial(ToyFaces, image_size=16, train_pictures=20, val_pictures=6, test_pictures=8)

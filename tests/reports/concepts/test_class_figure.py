@@ -13,9 +13,9 @@ from diffdict.metrics.concepts.assignment import choice_figures
 from diffdict.reports.concepts import class_figure as concept_grid
 from diffdict.reports.concepts.class_figure import (
     choose_for,
+    choose_labels,
     concept_figure,
     concept_figures,
-    named,
 )
 from diffdict.reports.drawing.colours import as_bytes
 from diffdict.reports.drawing.figure import APART, GAP, HEAD, LEFT, draw_figure
@@ -98,8 +98,8 @@ def test_cells_show_what_is_counted(sae, found, monkeypatch):
 
 
 def test_all_classes_that_a_test_picture_shows(found):
-    assert named(found, None) == [0, 1, 2]
-    assert named(found, ["ship", "sky"]) == [2, 0]
+    assert choose_labels(found, None) == [0, 1, 2]
+    assert choose_labels(found, ["ship", "sky"]) == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_all_classes_that_a_test_picture_shows(found):
 )
 def test_classes_that_cannot_be_shown(found, names, said):
     with pytest.raises(UserError, match=said):
-        named(found, names)
+        choose_labels(found, names)
 
 
 def test_several_dictionaries_stacked_streams_and_pictures_that_are_elsewhere():
