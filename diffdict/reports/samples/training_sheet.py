@@ -1,5 +1,6 @@
 """A sheet of what the network in training draws, now and then: in a folder and in loggers."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ from diffdict import files
 from diffdict.errors import at_least
 
 
-class TrainingSheet(pl.Callback):
+class TrainingSheet(pl.Callback, ABC):
     """Every n steps a sheet, by the first rank; what stands on it a subclass says."""
 
     folder = "samples"  # also its name in loggers
@@ -47,9 +48,9 @@ class TrainingSheet(pl.Callback):
         for logger in trainer.loggers:
             log_sheet(logger, sheet, step, self.folder)
 
+    @abstractmethod
     def sheet(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Image.Image | None:
         """Of the average network; None where this module draws nothing such."""
-        raise NotImplementedError
 
 
 def log_sheet(
