@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import time
 import warnings
@@ -91,6 +92,32 @@ class Sitting:
         while not come():
             assert self.process.is_alive(), self.said
             time.sleep(0.002)
+
+
+def break_shards(folder: Path, words: tuple, shards: str, number: int, goals: tuple) -> Path:
+    """Ends a drawing when so many shards are there, as often as there are goals, then completes it.
+
+    The folder that it left, in which no finished shard was touched again.
+    """
+    broken = folder / f"broken_{signal.Signals(number).name}"
+    words = (*words, f"folder={broken}", "trainer=cpu")
+    before: dict[Path, bytes] = {}
+    for goal in goals:
+        sitting = Sitting(folder, "extract", *words)
+        sitting.until(lambda goal=goal: len(list(broken.glob(shards))) >= goal)
+        code = sitting.send(number)
+        assert code == (-9 if number == signal.SIGKILL else 143), sitting.said
+        before = {path: path.read_bytes() for path in broken.glob(shards)}
+        assert 0 < len(before) < 20
+    sitting = Sitting(folder, "extract", *words)
+    assert sitting.end() == 0, sitting.said
+    assert all(path.read_bytes() == content for path, content in before.items())
+    return broken
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _sit(folder: Path, log: Path, door: str, words: tuple, before: Callable) -> None:

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests.faults.sittings import QUIET, SMALL, Sitting
+from tests.faults.sittings import QUIET, SMALL, Sitting, break_shards, contents
 
 pytestmark = pytest.mark.faults
 
@@ -35,23 +35,9 @@ def whole(tmp_path_factory):
     return folder
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_broken_drawing_goes_on_with_the_same_vectors(whole, number):
-    broken = whole / f"broken_{number.name}"
-    words = (*DRAW, f"folder={broken}", "trainer=cpu")
-    sitting = Sitting(whole, "extract", *words)
-    sitting.until(lambda: len(list(broken.glob("samples_*.npz"))) >= 2)
-    code = sitting.send(number)
-    assert code == (-9 if number == signal.SIGKILL else 143), sitting.said
-    kept = {path: path.read_bytes() for path in broken.glob("samples_*.npz")}
-    assert 0 < len(kept) < 20
-    sitting = Sitting(whole, "extract", *words)
-    assert sitting.end() == 0, sitting.said
-    assert all(path.read_bytes() == before for path, before in kept.items())
+    broken = break_shards(whole, DRAW, "samples_*.npz", number, (2,))
     assert contents(broken) == contents(whole / "whole")
 
 

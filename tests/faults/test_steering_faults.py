@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from tests.faults.sittings import QUIET, SMALL, Sitting
+from tests.faults.sittings import QUIET, SMALL, Sitting, break_shards, contents
 
 pytestmark = pytest.mark.faults
 
@@ -39,24 +39,9 @@ def whole(tmp_path_factory):
     return folder
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_broken_pairs_go_on_without_doubles(whole, number):
-    broken = whole / f"broken_{number.name}"
-    words = (*STEER, f"folder={broken}", "trainer=cpu")
-    for goal in (1, 6):
-        sitting = Sitting(whole, "extract", *words)
-        sitting.until(lambda goal=goal: len(list(broken.glob("pairs_*.npz"))) >= goal)
-        code = sitting.send(number)
-        assert code == (-9 if number == signal.SIGKILL else 143), sitting.said
-        kept = {path: path.read_bytes() for path in broken.glob("pairs_*.npz")}
-        assert 0 < len(kept) < 20
-    sitting = Sitting(whole, "extract", *words)
-    assert sitting.end() == 0, sitting.said
-    assert all(path.read_bytes() == before for path, before in kept.items())
+    broken = break_shards(whole, STEER, "pairs_*.npz", number, (1, 6))
     assert contents(broken) == contents(whole / "whole")
 
 
