@@ -154,6 +154,7 @@ def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
         (["dataset.image_size=60"], "sides are divisible by 8, got 60"),
         (["backbone.prompt=a face"], "has no model_index.json and so no text encoders"),
         (["backbone.prompt=none.npz"], "is no .npz of arrays"),
+        (["backbone.offload=gpu"], "backbone.offload is one of none, whole, layers, got 'gpu'"),
         (["backbone.words=[cat]"], "words.npz is a file: backbone.prompt=TEXT"),
         (["block=up_blocks.0.cross.cat"], "has no block 'up_blocks.0.cross.cat'. Its blocks: down"),
     ],

@@ -1,6 +1,7 @@
 """Pictures as the latents of an autoencoder that diffusers has saved (Rombach et al. 2022)."""
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -10,18 +11,22 @@ from torch import Tensor, nn
 
 from diffdict.backbones.autoencoders.latent_layouts import LAYOUTS
 from diffdict.backbones.base import combined_sha256, weights_sha256
+from diffdict.backbones.offload import visiting
 from diffdict.errors import UserError
 
 
 class LatentEncoder:
     """An autoencoder beside a network: no part of its weights, and never trained."""
 
-    def __init__(self, folder: str, channels: int, posterior: str = "sample") -> None:
+    def __init__(
+        self, folder: str, channels: int, posterior: str = "sample", offloaded: bool = False
+    ) -> None:
         """`folder` is the autoencoder's own or a pipeline's; its latents have so many channels.
 
         posterior=mean takes the middle of what the autoencoder says of a picture, no draw.
+        offloaded: it is on the pictures' device while it computes, else from then on.
         """
-        self.posterior = posterior
+        self.posterior, self.offloaded = posterior, offloaded
         self.vae = open_autoencoder(Path(folder)).requires_grad_(False).eval()
         self.layout = LAYOUTS[type(self.vae).__name__](self.vae)
         if self.layout.channels != channels:
@@ -46,24 +51,28 @@ class LatentEncoder:
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channels _ _"]:
         """In float32, of each picture's posterior the mean or a draw, a function of the picture."""
-        self.vae.to(images.device)
-        with torch.autocast(images.device.type, enabled=False):
+        with self._present(images.device), torch.autocast(images.device.type, enabled=False):
             posterior = self.layout.posterior(images.float())
-        if self.posterior == "mean":
-            return self.layout.given(posterior.mean)
-        noise = torch.stack(
-            [posterior_noise(image, posterior.mean.shape[1:]) for image in images.cpu()]
-        )
-        return self.layout.given(posterior.mean + posterior.std * noise.to(images.device))
+            if self.posterior == "mean":
+                return self.layout.given(posterior.mean)
+            noise = torch.stack(
+                [posterior_noise(image, posterior.mean.shape[1:]) for image in images.cpu()]
+            )
+            return self.layout.given(posterior.mean + posterior.std * noise.to(images.device))
 
     @torch.no_grad()
     def decoded(
         self, latents: Float[Tensor, "batch channels _ _"]
     ) -> Float[Tensor, "batch 3 height width"]:
         """The pictures of these latents, in float32."""
-        self.vae.to(latents.device)
-        with torch.autocast(latents.device.type, enabled=False):
+        with self._present(latents.device), torch.autocast(latents.device.type, enabled=False):
             return self.layout.decoded(latents.float())
+
+    def _present(self, device: torch.device) -> AbstractContextManager[None]:
+        if self.offloaded:
+            return visiting(self.vae, device)
+        self.vae.to(device)
+        return nullcontext()
 
 
 def posterior_noise(image: Float[Tensor, "3 height width"], shape: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,6 @@
 """Any network of pictures that diffusers has saved in a folder, as its pipeline uses it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from diffdict.backbones.hub.prompt import Prompt
 from diffdict.backbones.hub.scheduler import process_of
 from diffdict.backbones.hub.taps import caught_maps, check_taps, hooked, taps_of, tree
 from diffdict.backbones.hub.texts import Texts
+from diffdict.backbones.offload import OFFLOADS, change_at_home, offload_weights
 from diffdict.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +59,7 @@ class Hub(Denoiser):
         taps: str = "output",
         words: Sequence[str] = (),
         dtype: str = "fp32",
+        offload: str = "none",
         prompts: str = "checkpoints/prompts",
     ) -> None:
         """`checkpoint` is a network's folder, a pipeline's or a name on the hub; see conf/.
@@ -66,13 +68,14 @@ class Hub(Denoiser):
         schedule does where there is one. `prompt` and `negative` are texts, or .npz of embeddings;
         negative=None is the pipeline's own. `prompts` keeps what was encoded. Of each of the
         prompt's `words` there is a block more at every block, its attention: BLOCK.cross.WORD.
+        `offload` keeps weights off the device while they do not compute: whole, or by layers.
         """
         super().__init__()
         if checkpoint is None:
             raise UserError(
                 "backbone=hub needs a folder that diffusers saved: backbone.checkpoint=…"
             )
-        _check_words(dtype, posterior, edited, guidance)
+        _check_words(dtype, posterior, edited, offload, guidance)
         path = open_folder(checkpoint, revision)
         folder = network_folder(path)
         if not folder.is_dir() or not (folder / "config.json").is_file():
@@ -81,6 +84,7 @@ class Hub(Denoiser):
         self.family = family_of(config, folder)
         self.name, self.guidance, self.edited = name, guidance, edited
         check_taps(taps, words, self.family)
+        self.offload = offload
         self.encoder = self._autoencoder(vae, folder, posterior)
         self.decodes = self.encoder is not None
         self.image_size = image_size or self._native_size()
@@ -250,8 +254,16 @@ class Hub(Denoiser):
         else:
             require_memory(self.family, folder, DTYPES[dtype])
             network, digest = load_network(self.family, folder, DTYPES[dtype])
+        offload_weights(network, self.offload)
         setattr(self, self.family.component, network.eval())
         return digest
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Hub":
+        """As ever, but weights that are offloaded go to no device."""
+        if self.offload == "none":
+            return super()._apply(fn, recurse)
+        change_at_home(self.network, fn)
+        return self
 
     def _looks(self, taps: str) -> list[str]:
         """Hashes and words of all beside its weights that changes a feature."""
@@ -273,7 +285,8 @@ class Hub(Denoiser):
                 f"{self.family.kind} looks at its latents: name the pipeline's folder, or "
                 "backbone.vae=FOLDER"
             )
-        return LatentEncoder(str(vae or beside), self.family.channels, posterior)
+        offloaded = self.offload != "none"
+        return LatentEncoder(str(vae or beside), self.family.channels, posterior, offloaded)
 
     def _native_size(self) -> int | None:
         """Of pictures, in pixels."""
@@ -316,12 +329,15 @@ class Hub(Denoiser):
         return {block: tuple(x.shape[1:]) for block, x in maps.items()}
 
 
-def _check_words(dtype: str, posterior: str, edited: str, guidance: float | int) -> None:
+def _check_words(
+    dtype: str, posterior: str, edited: str, offload: str, guidance: float | int
+) -> None:
     """The words that backbone.* knows."""
     for key, value, choices in (
         ("dtype", dtype, tuple(DTYPES)),
         ("posterior", posterior, ("mean", "sample")),
         ("edited", edited, EDITED),
+        ("offload", offload, OFFLOADS),
     ):
         if value not in choices:
             raise UserError(f"backbone.{key} is one of {', '.join(choices)}, got {value!r}")

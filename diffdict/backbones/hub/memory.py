@@ -132,5 +132,5 @@ def plain_memory_errors(name: str, dtype: torch.dtype, batch: int) -> Iterator[N
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{name} in {dtype} with {batch} pictures a batch does not fit the device: a smaller "
-            "data.batch_size, or backbone.dtype=bf16"
+            "data.batch_size, backbone.dtype=bf16, or backbone.offload=whole|layers"
         ) from error

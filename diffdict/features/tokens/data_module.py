@@ -3,6 +3,7 @@
 import math
 import queue
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import NamedTuple
@@ -226,7 +227,9 @@ class TokenDataModule(FeatureDataModule):
     def test_dataloader(self) -> OrderedTokens | list[OrderedTokens | LabelledPictureLoader]:
         """Tokens of the test split; then, where there are labels, training and test pictures."""
         tokens = self._whole("test", range(len(self._source("test"))))
-        if self.unlabelled:
+        if why := self.unlabelled:
+            if self.choose_pictures and self._source("test").facts["labelled"]:
+                warnings.warn(f"No class is matched with a latent: {why}", stacklevel=2)
             return tokens
         order = permutation(len(self._source("train")), 0)
         train = self._with_others("train", order[: self.choose_pictures].sort().values.tolist())
