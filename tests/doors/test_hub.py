@@ -147,7 +147,7 @@ def drawn(run: Run, folder: str) -> dict[str, np.ndarray]:
     [
         (["block=up_blocks.7"], "has no block 'up_blocks.7'. Its blocks: down_blocks.0 (resnets.0"),
         (["timestep=1000"], "needs a timestep between 0 and 999, got 1000"),
-        (["backbone.taps=middle"], "output, input, residual, attention, got 'middle'"),
+        (["backbone.taps=middle"], "output, input, residual, modulated, attention, got 'middle'"),
         (["backbone.posterior=mode"], "backbone.posterior is one of mean, sample"),
         (["backbone.dtype=int8"], "backbone.dtype is one of fp32, bf16, fp16"),
         (["backbone.guidance=-1"], "a weight from 0 on, got -1"),

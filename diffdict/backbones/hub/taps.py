@@ -1,4 +1,4 @@
-"""Where in a layer a block's map is: what it hands on, is given, adds, or attends to of a text."""
+"""Where in a layer a block's map is: what it hands on, is given or adds, or what it attends to."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,7 +11,7 @@ from diffdict.backbones.hub.attention import AttentionReader, mean_map
 from diffdict.backbones.hub.families.family import Family
 from diffdict.errors import UserError
 
-TAPS = ("output", "input", "residual", "attention")
+TAPS = ("output", "input", "residual", "modulated", "attention")
 CROSS = "cross"  # BLOCK.cross.WORD: how a block attends to a word; cross.WORD: how all of them do
 Visit = Callable[[Tensor], Tensor | None]  # a block's map → its new one, or None: as it is
 
@@ -44,9 +44,12 @@ class Tap:
 
     def watch(self, size: Sequence[int], visit: Visit) -> object:
         """A hook on the block, for x_t of this size; to be removed after the pass."""
-        if self.word == "input":
+        if self.word in ("input", "modulated"):
+            inner = self.family.modulated if self.word == "modulated" else ""
             hook = partial(self._given, size, visit)
-            return self.module.register_forward_pre_hook(hook, with_kwargs=True)
+            return self.module.get_submodule(inner).register_forward_pre_hook(
+                hook, with_kwargs=True
+            )
         hook = partial(self._handed_on, size, visit)
         return self.module.register_forward_hook(hook, with_kwargs=True)
 
@@ -105,6 +108,11 @@ def check_taps(word: str, words: Sequence[str], family: Family) -> None:
     """A word of `TAPS`, and attention only where there is some to a text."""
     if word not in TAPS:
         raise UserError(f"backbone.taps is one of {', '.join(TAPS)}, got {word!r}")
+    if word == "modulated" and not family.modulated:
+        raise UserError(
+            "backbone.taps=modulated is a block's input as the timestep has scaled and shifted it, "
+            f"and a {family.kind} has no such blocks: backbone.taps=output"
+        )
     for key, needs_text in (("taps=attention", word == "attention"), ("words", bool(words))):
         if needs_text and not family.cross:
             raise UserError(

@@ -9,6 +9,7 @@ class ClassTransformer(Family):
     """Told a class; features are those of the null class, which stands after the last one."""
 
     of = "DiTTransformer2DModel"
+    modulated = "attn1"
 
     @property
     def classes(self) -> int | None:

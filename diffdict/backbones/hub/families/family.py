@@ -42,6 +42,7 @@ class Family(ABC):
     component = "transformer"  # what a pipeline calls the network, and its folder
     latent = True  # whether it looks at the latents of an autoencoder
     cross = ""  # how a layer ends that attends from the picture to the text
+    modulated = ""  # the layer of a block that is given its input normed, and moved by the timestep
     tokenizers: tuple[str, ...] = ()  # whose tokens a prompt's states are, one after the other
 
     def __init__(self, config: Mapping) -> None:

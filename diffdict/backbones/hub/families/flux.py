@@ -20,7 +20,7 @@ class PackedTransformer(Family):
     """Told T5's states and CLIP's vector; dev, which was distilled, also a guidance."""
 
     of = "FluxTransformer2DModel"
-    cross, tokenizers = "attn", ("tokenizer_2",)
+    cross, modulated, tokenizers = "attn", "attn", ("tokenizer_2",)
 
     @property
     def channels(self) -> int:

@@ -21,7 +21,7 @@ class PatchTransformer(Family):
     """Told the states of a language model; dev, which was distilled, also a guidance."""
 
     of = "Flux2Transformer2DModel"
-    cross = "attn"
+    cross, modulated = "attn", "attn"
 
     @property
     def native_size(self) -> int | None:

@@ -11,7 +11,7 @@ class CrossTransformer(Family):
     """PixArt-α and -Σ; α of 1024 px is also told size and shape of its picture."""
 
     of = "PixArtTransformer2DModel"
-    cross, tokenizers = "attn2", ("tokenizer",)
+    cross, modulated, tokenizers = "attn2", "attn1", ("tokenizer",)
 
     @property
     def text(self) -> int | None:

@@ -13,7 +13,7 @@ class JointTransformer(Family):
     """Told the states of three encoders and one vector; a timestep is a thousandth of noise."""
 
     of = "SD3Transformer2DModel"
-    cross, tokenizers = "attn", ("tokenizer", "tokenizer_3")
+    cross, modulated, tokenizers = "attn", "attn", ("tokenizer", "tokenizer_3")
 
     @property
     def text(self) -> int | None:
