@@ -32,6 +32,12 @@ def test_half_precision_is_measured_in_full():
     assert ssim(A.half(), B.half()).dtype == torch.float32
 
 
+def test_a_task_in_half_precision_measures_in_full():
+    with torch.autocast("cpu", torch.bfloat16):
+        half = ssim(A, B)
+    assert torch.equal(half, ssim(A, B))
+
+
 @pytest.mark.parametrize("metric", [ssim, mse])
 def test_pictures_of_two_sizes(metric):
     with pytest.raises(UserError, match="Pictures are compared with pictures of their size, got"):

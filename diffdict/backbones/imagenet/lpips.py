@@ -59,9 +59,10 @@ class Lpips(nn.Module):
                 f"{list(a.shape)} and {list(b.shape)}: larger ones"
             )
         total = torch.zeros(len(a), device=a.device)
-        for weight, one, two in zip(self.linear, self.maps(a), self.maps(b), strict=True):
-            apart = (unit_vectors(one) - unit_vectors(two)).square()
-            total = total + (apart * weight[:, None, None]).sum(1).mean((1, 2))
+        with torch.autocast(a.device.type, enabled=False):
+            for weight, one, two in zip(self.linear, self.maps(a), self.maps(b), strict=True):
+                apart = (unit_vectors(one) - unit_vectors(two)).square()
+                total = total + (apart * weight[:, None, None]).sum(1).mean((1, 2))
         return total
 
     def maps(
