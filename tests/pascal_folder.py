@@ -70,4 +70,6 @@ def pascal(root: Path) -> None:
     for shown, *flags in (("horse", 1, 1, 1, -1), ("boat", -1, -1, -1, 1), ("cow", 0, -1, -1, 0)):
         lines = [f"{name} {flag:2}\n" for name, flag in zip(TRAIN, flags, strict=True)]
         (lists / f"{shown}_train.txt").write_text("".join(lines))
+    (root / "ImageSets/Segmentation").mkdir()
+    (root / "ImageSets/Segmentation/train.txt").write_text(f"2007_000032\n{TRAIN[2]}\n{TRAIN[3]}\n")
     (lists / "horse_val.txt").write_text(f"{TEST[0]}  1\n")

@@ -25,7 +25,8 @@ from diffdict.data.pictures import (
 )
 from diffdict.errors import UserError
 
-PICTURES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations_Part", "ImageSets/Main"
+PICTURES, ANNOTATIONS, LISTS = "JPEGImages", "Annotations_Part", "ImageSets"
+IMAGE_SETS = ("Main", "Segmentation")
 BODY = "torso neck head"
 CAR = "front side back roof door window wheel mirror license_plate headlight"
 # the objects in PASCAL VOC's order; the parts of each in the order in which they are painted
@@ -100,6 +101,7 @@ class PascalParts(Pictures):
 
     object: one of the 20. Classes are the background, which every other object belongs to, what no
     part covers of the object, and its parts by `part_class`. null: background and the 20 objects.
+    image_set: Main, or of its pictures those that are also in PASCAL VOC's list Segmentation.
     Later objects of a file lie in front of earlier ones, and parts are painted as PARTS has them.
     """
 
@@ -113,6 +115,7 @@ class PascalParts(Pictures):
         image_size: int = 256,
         *,
         object: str | None = "horse",
+        image_set: str = "Main",
         splits: Mapping[str, str | None],
         train_pictures: int | None = None,
         val_pictures: int | None = None,
@@ -128,6 +131,10 @@ class PascalParts(Pictures):
                 f"{f'Did you mean {close[0]}? ' if close else ''}It is one of "
                 f"{', '.join(OBJECTS)}, or null for all of them"
             )
+        if image_set not in IMAGE_SETS:
+            raise UserError(
+                f"dataset.image_set={image_set} is unknown: it is {' or '.join(IMAGE_SETS)}"
+            )
         for part in (PICTURES, ANNOTATIONS, LISTS):
             if path is None or not (Path(path) / part).is_dir():
                 raise UserError(
@@ -136,7 +143,8 @@ class PascalParts(Pictures):
                 )
         check_fit(crop, "bilinear", True)
         self.name, self.split, self.path = name, split, Path(path)
-        self.image_size, self.crop, self.object = image_size, crop, object
+        self.image_size, self.crop = image_size, crop
+        self.object, self.image_set = object, image_set
         parts = [part.replace("_", " ") for part in PARTS.get(object, "").split()]
         self.class_names = ["background", *(OBJECTS if object is None else [object]), *parts]
         self.num_classes, self.palette = len(self.class_names), palette(len(self.class_names))
@@ -149,15 +157,12 @@ class PascalParts(Pictures):
             raise UserError(f"{name} was published without {split}: dataset.splits says which part")
 
     def _list(self, theirs: str, counts: Mapping[str, int | None]) -> None:
-        """The pictures of a list, each of which must have its annotation."""
+        """The pictures of the lists, each of which must have its annotation."""
         shown = "" if self.object is None else f"{self.object}_"
-        file = self.path / LISTS / f"{shown}{theirs}.txt"
-        if not file.is_file():
-            raise UserError(
-                f"{self.name} has no {file}, PASCAL VOC's list of pictures: unpack VOC 2010 again"
-            )
-        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
-        names = [words[0] for words in lines if words and words[1:] in ([], ["1"])]
+        file, names = self._read_list("Main", f"{shown}{theirs}")
+        if self.image_set != "Main":
+            chosen = set(self._read_list(self.image_set, theirs)[1])
+            names = [name for name in names if name in chosen]
         span = split_range(len(names), self.split, dict(counts), self.name, shared=False)
         self.pictures = names[span.start : span.stop]
         for index in range(len(self)):
@@ -167,6 +172,16 @@ class PascalParts(Pictures):
                         f"{file} names {self.pictures[index]}, and {path} is not there: unpack "
                         "VOC 2010 and Pascal-Part again"
                     )
+
+    def _read_list(self, image_set: str, name: str) -> tuple[Path, list[str]]:
+        """A list of PASCAL VOC, and its pictures: all, or where each has a flag those with 1."""
+        file = self.path / LISTS / image_set / f"{name}.txt"
+        if not file.is_file():
+            raise UserError(
+                f"{self.name} has no {file}, PASCAL VOC's list of pictures: unpack VOC 2010 again"
+            )
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+        return file, [words[0] for words in lines if words and words[1:] in ([], ["1"])]
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -7,7 +7,7 @@ import torch
 from diffdict.data.pascal_part import OBJECTS, PARTS, PascalParts, part_class
 from diffdict.errors import UserError
 from tests.data.test_published_layouts import opened
-from tests.pascal_folder import HEIGHT, annotate, horse, pascal, rows, thing
+from tests.pascal_folder import HEIGHT, TRAIN, annotate, horse, pascal, rows, thing
 
 QUADRUPED = "head leye reye lear rear torso neck tail"
 LEGS = "lfuleg lflleg rfuleg rflleg lbuleg lblleg rbuleg rblleg"
@@ -81,6 +81,16 @@ def test_without_an_object_all_are_classes(tmp_path):
     assert column(pictures, 3) == ["background"] * 2 + ["boat"] * 2 + ["background"] * 12
     boats = opened("pascal_part", tmp_path, "train", object="boat")
     assert (boats.class_names, boats.picture_name(0)) == (["background", "boat"], "2008_000051.jpg")
+
+
+def test_pictures_of_voc_segmentation_are_some_of_them(tmp_path):
+    pascal(tmp_path)
+    chosen = opened("pascal_part", tmp_path, "train", image_set="Segmentation")
+    assert [chosen.picture_name(i) for i in range(len(chosen))] == [f"{TRAIN[2]}.jpg"]
+    with pytest.raises(UserError, match=r"no .*ImageSets/Segmentation/val\.txt"):
+        opened("pascal_part", tmp_path, "test", image_set="Segmentation")
+    with pytest.raises(UserError, match="image_set=Layout is unknown: it is Main or Segmentation"):
+        opened("pascal_part", tmp_path, "train", image_set="Layout")
 
 
 @pytest.mark.parametrize("name", OBJECTS)

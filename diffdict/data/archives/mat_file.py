@@ -182,7 +182,7 @@ class _Variables:
             raise _BrokenFile(f"a variable is of size {shape}")
         if math.prod(max(side, 1) for side in shape) > MAX_BYTES:
             raise _BrokenFile(f"a variable is of size {shape}, at most {MAX_BYTES} are read")
-        name = _decoded(elements.take("a variable's name", INT8, UINT8, UTF8)[1], "utf-8")
+        name = _decoded(elements.take("a variable's name", INT8, UINT8, UTF8)[1], "ascii")
         value = self._value(elements, kind, flags, shape, depth)
         _check_end(elements)
         return name, value
@@ -204,10 +204,12 @@ class _Variables:
             return self._text(elements, shape, count)
         if kind not in NUMBERS:
             raise _BrokenFile(f"a variable is of kind {kind}")
-        values = self._numbers(elements, np.dtype(NUMBERS[kind]), count)
+        dtype = np.dtype(NUMBERS[kind])
+        values = self._numbers(elements, dtype, count)
         if flags & COMPLEX:
             self._count(16 * count)
-            values = values + 1j * self._numbers(elements, np.dtype(NUMBERS[kind]), count)
+            values = values.astype(np.result_type(dtype, np.complex64))
+            values.imag = self._numbers(elements, dtype, count)
         if flags & LOGICAL:
             values = values != 0
         return values.reshape(shape, order="F")
@@ -231,7 +233,7 @@ class _Variables:
         names = [bytes(content[start : start + lengths[0]]).split(b"\0")[0] for start in starts]
         if len(set(names)) < len(names):
             raise _BrokenFile("a struct has two fields of one name")
-        return tuple(_decoded(name, "utf-8") for name in names)
+        return tuple(_decoded(name, "ascii") for name in names)
 
     def _text(
         self, elements: _Elements, shape: tuple[int, ...], count: int
@@ -265,7 +267,8 @@ class _Variables:
             whole = stored.kind in "iu"
             if not whole or values.min() < limits.min or values.max() > limits.max:
                 raise _BrokenFile(f"numbers stored as {stored.name} are no {dtype.name}")
-        return values.astype(dtype)
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
 
 
 def _decoded(content: memoryview | bytes, codec: str) -> str:

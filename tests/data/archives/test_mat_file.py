@@ -57,7 +57,7 @@ def equal(ours, theirs) -> bool:
         return ours.shape == theirs.shape and all(map(equal, ours.elements, each))
     if ours.dtype.kind == "b":  # scipy reads them as bytes
         return theirs.dtype == np.uint8 and np.array_equal(ours, theirs)
-    return ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    return ours.dtype == theirs.dtype.newbyteorder("=") and np.array_equal(ours, theirs)
 
 
 def scipys(path: Path) -> dict:
@@ -90,6 +90,7 @@ UNREAD = {  # what scipy keeps of MATLAB's files, and this reader does not
     "m4": "",
     "mat4": "",
     "bad_miuint32": "is of size",
+    "bad_miutf8": "ascii",  # whose name scipy refuses too
     "broken": "utf-8",
     "corrupted": "compress",
     "malformed": "bytes",
