@@ -1,4 +1,4 @@
-"""What is wrong with sets of pictures: their attributes, LMDB files, and LFW's lists of people."""
+"""What is wrong with sets of pictures: attributes, LMDB files, LFW's people, Pascal's parts."""
 
 import io
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 import lmdb
 import numpy as np
 from PIL import Image
+
+from tests.pascal_folder import annotate, pascal, rows, thing
 
 COUNT = 4  # of an LMDB file
 TABLES = {  # attributes.csv of folders with pictures 0 to 2 a split
@@ -26,6 +28,7 @@ ANSWERS = "title\n#\tperson\timagenum\tMale\tSmiling\nAnn Bo\t1\t0.5\t-1\nCy Dee
 LMDB = "dataset=lmdb dataset.path="
 WHOLE = "whole_file dataset."
 LFW = "dataset=lfw dataset.path="
+PASCAL = "dataset=pascal_part dataset.path="
 RANGES = "dataset.ranges={train:[0,3],test:"
 ROWS = [
     *(
@@ -78,6 +81,21 @@ ROWS = [
             ("absent", "no picture 1 of Cy_Dee", "lfw-funneled.tgz"),
         )
     ),
+    *(
+        ("train set", f"{PASCAL}{words}", *said)
+        for words, *said in (
+            ("plain", "No JPEGImages of pascal_part in plain", "dataset.path="),
+            ("partless", "No Annotations_Part", "in partless", "VOC2010"),
+            ("listless", "no listless/ImageSets/Main/horse_train.txt", "unpack"),
+            ("horses dataset.object=hrose", "is no object", "Did you mean horse?", "null"),
+            ("pictureless", "names 2008_000008", "2008_000008.jpg is not there", "unpack"),
+            ("nameless", "2008_000008.mat", "one struct anno", "variables other", "Unpack"),
+            ("narrowed", "2008_000008.mat is 12×8", "is 24×16", "of one shape", "Unpack"),
+            ("winged", "a part of horse, got lwing", "Unpack"),
+            ("hdf5", "2008_000008.mat", "MATLAB 7.3 (HDF5)", "-v7"),
+            ("cut_mat", "2008_000008.mat is no MATLAB 5", "are left", "fetch it again"),
+        )
+    ),
 ]
 
 
@@ -105,6 +123,27 @@ def write_sets() -> None:
     os.remove("answerless/lfw_attributes.txt")
     os.remove("peopleless/peopleDevTrain.txt")
     os.remove("absent/lfw_funneled/Cy_Dee/Cy_Dee_0001.jpg")
+    write_pascal()
+
+
+def write_pascal() -> None:
+    """Folders of three horses to train on, each but `horses` wrong in its own way."""
+    first = "2008_000008"
+    for name in (
+        *("horses", "partless", "listless", "pictureless", "nameless", "narrowed", "winged"),
+        *("hdf5", "cut_mat"),
+    ):
+        pascal(Path(name))
+    shutil.rmtree("partless/Annotations_Part")
+    os.remove("listless/ImageSets/Main/horse_train.txt")
+    os.remove(f"pictureless/JPEGImages/{first}.jpg")
+    annotate(Path("nameless"), first, other=np.zeros(3))
+    annotate(Path("narrowed"), first, thing("horse", rows(0, 2, (8, 12))))
+    annotate(Path("winged"), first, thing("horse", rows(0, 9), lwing=rows(0, 2)))
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"
+    Path(f"hdf5/Annotations_Part/{first}.mat").write_bytes(head.ljust(600, b"\0"))
+    annotation = Path(f"cut_mat/Annotations_Part/{first}.mat")
+    annotation.write_bytes(annotation.read_bytes()[:-9])
 
 
 def webp(pixels: np.ndarray) -> bytes:

@@ -29,7 +29,7 @@ class Given(NamedTuple):
     """What a network is given beside x_t and t."""
 
     label: Int[Tensor, " batch"] | None = None
-    vector: Float[Tensor, "batch width"] | None = None
+    vector: Float[Tensor, "*batch width"] | None = None  # one alone serves all pictures
     augmentation: Float[Tensor, "batch labels"] | None = None  # what was done to it; None: nothing
     told: Bool[Tensor, " batch"] | None = None  # which pictures have their vector; None: all
 
@@ -123,10 +123,11 @@ class Denoiser(Backbone):
                     f"{self.name} takes {takes}, got {'none' if value is None else 'one'}: "
                     f"give it Given({'' if wanted is None else f'{kind}=…'})"
                 )
-        if given.vector is not None and given.vector.shape[1] != self.condition.width:
+        width = self.condition.width if given.vector is None else given.vector.shape[-1]
+        if width != self.condition.width:
             raise UserError(
-                f"{self.name} takes vectors of width {self.condition.width}, got "
-                f"{given.vector.shape[1]}: give it those of the representation that it learned with"
+                f"{self.name} takes vectors of width {self.condition.width}, got {width}: give it "
+                "those of the representation that it learned with"
             )
         if given.augmentation is not None and given.augmentation.shape[1] != self.augmentations:
             raise UserError(

@@ -29,7 +29,8 @@ def open_dpm(
     weights = checkpoints.load_state_dict(checkpoint)
     shapes = {key: tuple(value.shape) for key, value in weights.state.items()}
     kind, architecture = checkpoints.infer_architecture(shapes, image_size)
-    if kind != checkpoints.GUIDED_UNET or "num_channels" not in architecture:
+    plain = "num_channels" in architecture and "ssl_dim" not in architecture
+    if kind != checkpoints.GUIDED_UNET or not plain:
         raise UserError(
             f"{weights.path} holds {f'a {kind}' if kind else 'a network of unknown kind'}, not one "
             "of PDAE's diffusion networks: choose the backbone that the file was made for"

@@ -51,7 +51,7 @@ def infer_architecture(shapes: Shapes, image_size: int | None = None) -> Archite
 
 
 def _guided_unet(shapes: Shapes, image_size: int | None) -> dict[str, Flag]:
-    width = shapes["input_blocks.0.0.weight"][0]
+    width = shapes["time_embed.0.weight"][1]
     count = _count(shapes, "output_blocks.")
     risers = [i for i in range(count) if _rises(shapes, i)]  # the last block of each level but one
     blocks = risers[0] if risers else count - 1  # a level has num_res_blocks + 1 of them

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from operator import index
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -19,20 +20,21 @@ class CodeSegments:
 
     Without stages all parts are as long as each other, in timesteps and in entries. `stages` are
     timesteps, each the end of one stage, and `dims` the entries that each stage adds. `number`
-    then is shared out over the whole chain, or given for each stage as a list.
+    then is shared out over the whole chain, or given for each stage as a list. The published
+    configs have lists as "100,1000".
     """
 
     code: int = 512
-    number: int | Sequence[int] = 64
-    stages: Sequence[int] | None = None
-    dims: Sequence[int] | None = None
+    number: int | str | Sequence[int] = 64
+    stages: str | Sequence[int] | None = None
+    dims: str | Sequence[int] | None = None
     steps: int = 1000
 
     def __post_init__(self) -> None:
         for name in ("number", "stages", "dims"):  # configs bring lists, which are not hashable
             value = getattr(self, name)
-            if value is not None and not isinstance(value, int):
-                object.__setattr__(self, name, tuple(value))
+            if value is not None and not (name == "number" and isinstance(value, int)):
+                object.__setattr__(self, name, _whole_numbers(name, value))
         self._check_sizes()
         self._check_stages()
         lengths = [end - begin for begin, end in self._spans]
@@ -153,6 +155,18 @@ class CodeSegments:
         fixed = {"base": codes, "stop_grad": codes.detach(), "dual": (codes + codes.detach()) / 2}
         segment = self.own(t)
         return codes * segment + fixed[mode] * (self.prefix(t) & ~segment)
+
+
+def _whole_numbers(name: str, value: str | Sequence[int]) -> tuple[int, ...]:
+    """A list's numbers, or those of a comma string."""
+    try:
+        if isinstance(value, str):
+            return tuple(map(int, value.split(",")))
+        return tuple(map(index, value))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name} of segments is whole numbers, got {value!r}: [100,1000] or the like"
+        ) from None
 
 
 Segments = CodeSegments  # the word of DiTi's paper and code

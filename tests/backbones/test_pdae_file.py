@@ -12,6 +12,7 @@ from diffdict.backbones.dpm_file import open_dpm
 from diffdict.backbones.guided_unet import GuidedUNet
 from diffdict.backbones.pdae import Pdae
 from diffdict.backbones.pdae_file import open_pdae
+from diffdict.backbones.rcdm import RCDM
 from diffdict.backbones.resnet10 import ResNet10
 from diffdict.errors import UserError
 from tests.inputs import normal
@@ -83,7 +84,14 @@ def test_a_released_file_is_the_network(tmp_path, wrapper, ema):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "flags", [{"learn_sigma": True}, {"resblock_updown": False}, {"use_scale_shift_norm": False}]
+    "flags",
+    [
+        {"learn_sigma": True},
+        {"resblock_updown": False},
+        {"use_scale_shift_norm": False},
+        {"channel_mult": "2,1"},
+        {"channel_mult": "0.5,1,1", "num_channels": 64},
+    ],
 )
 def test_flags_are_read_off_the_shapes(tmp_path, flags):
     pdae = built(**flags)
@@ -179,6 +187,16 @@ def test_a_published_config_says_what_no_shape_tells(tmp_path):
     assert (flags.num_heads, flags.dropout, flags.attention_sizes) == (4, 0.1, {2})
 
 
+def test_a_published_config_may_list_factors_that_no_level_reaches(tmp_path):
+    config = tmp_path / "config.yml"
+    for side, factors in (("8", [8, 2]), ("", []), ("", [8])):
+        path = write(tmp_path / "pdae.pt", released(built(attention_resolutions=side)))
+        content = CONFIG | {"attention_resolutions": factors}
+        config.write_text(yaml.safe_dump({"denoise_fn_config": content}))
+        flags = open_pdae(16, path, flags=str(config)).denoiser.flags
+        assert flags.attention_sizes == {16 // int(side)} if side else not flags.attention_sizes
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -227,3 +245,6 @@ def test_a_diffusion_network_of_pdae_is_a_plain_one(tmp_path):
         open_dpm(16, None)
     with pytest.raises(UserError, match="num_heads must divide every attending width, got 3"):
         open_dpm(16, path, num_heads=3)
+    told = write(tmp_path / "rcdm.pt", RCDM(16, **FLAGS, ssl_dim=5).state_dict())
+    with pytest.raises(UserError, match="not one of PDAE's diffusion networks"):
+        open_dpm(16, told)

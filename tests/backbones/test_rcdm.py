@@ -153,6 +153,9 @@ def test_which_pictures_are_told_is_said_by_row(tmp_path):
     assert not torch.allclose(net(x, t), net(x, t, Given(vector=vector)))
     every = Given(vector=vector, told=torch.tensor([True, True]))
     assert torch.equal(net(x, t, every), net(x, t, Given(vector=vector)))
+    torch.testing.assert_close(
+        net(x, t, Given(vector=vector[0])), net(x, t, Given(vector=vector[[0, 0]]))
+    )
     with pytest.raises(UserError, match="vectors of width 7, got 8"):
         net(x, t, Given(vector=torch.randn(2, 8)))
 

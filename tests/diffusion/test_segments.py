@@ -86,6 +86,13 @@ def test_the_last_segment_of_a_stage_takes_the_rest():
     assert CodeSegments(10, 4, [50, 100], [3, 7], 100).ends.tolist() == [1, 3, 6, 10]
 
 
+def test_lists_as_the_published_configs_have_them():
+    theirs = CodeSegments(512, 64, "50,100,300,500,1000", "10,25,327,100,50")
+    ours = CodeSegments(512, 64, [50, 100, 300, 500, 1000], (10, 25, 327, 100, 50))
+    assert theirs == ours
+    assert hash(theirs) == hash(ours)
+
+
 def test_a_segment_belongs_to_the_stage_of_its_first_timestep():
     parts = CodeSegments(12, 3, [34, 100], [4, 8], 100)  # they begin at 0, 34 and 67
     assert parts.per_stage == (1, 2)
@@ -110,6 +117,7 @@ def test_a_segment_belongs_to_the_stage_of_its_first_timestep():
         ({"number": [4], "stages": [9, 1000], "dims": [1, 511]}, "one count a stage, got [4] for"),
         ({"number": 4, "stages": [9, 99, 1000], "dims": [1, 1, 510]}, "with [1, 0, 3] segments"),
         ({"number": [9, 1], "stages": [8, 1000], "dims": [9, 503]}, "got stages=[8, 1000]"),
+        ({"stages": "a,1000", "dims": [9, 503]}, "stages of segments is whole numbers, got 'a,10"),
     ],
 )
 def test_parts_that_cannot_be(settings, message):

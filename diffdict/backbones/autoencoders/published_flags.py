@@ -32,8 +32,10 @@ SHAPED = {  # those of what the shapes tell too
 def published_flags(path: str, found: Mapping, image_size: int) -> dict[str, object]:
     """What no shape tells, from a published config.yml whose other flags fit the shapes."""
     settings = published_settings(path)
+    deepest = 2 ** (len(list_options(found["channel_mult"])) - 1)
     factors = sorted(settings["attention_resolutions"])  # sides fall as factors rise
-    settings["attention_resolutions"] = [image_size // factor for factor in factors]
+    reached = [factor for factor in factors if factor <= deepest]
+    settings["attention_resolutions"] = [image_size // factor for factor in reached]
     for published, ours in SHAPED.items():
         value = settings.get(published, False)
         if list_options(value) != list_options(found[ours]):
@@ -74,7 +76,7 @@ def published_settings(path: str) -> dict:
 
 def list_options(flag: object) -> object:
     """A flag's numbers, whether from a comma string or a list; anything else as it is."""
-    flag = flag.split(",") if isinstance(flag, str) else flag
+    flag = [n for n in flag.split(",") if n] if isinstance(flag, str) else flag
     try:
         return [float(number) for number in flag] if isinstance(flag, list) else flag
     except (TypeError, ValueError):
