@@ -371,10 +371,10 @@ def check_flags(flags: Flags) -> None:
         raise UserError(
             f"ch_mults and is_attn have one entry a level, got {levels} and {len(flags.is_attn)}"
         )
-    if flags.image_size % 2 ** (levels - 1):
+    if flags.image_size < 1 or flags.image_size % 2 ** (levels - 1):
         raise UserError(
-            f"{levels} levels of ch_mults need an image_size divisible by {2 ** (levels - 1)},"
-            f" got {flags.image_size}"
+            f"{levels} levels of ch_mults need a positive image_size divisible by "
+            f"{2 ** (levels - 1)}, got {flags.image_size}"
         )
     if flags.n_blocks < 1 or not 0 <= flags.dropout < 1 or flags.augment_dim < 0:
         raise UserError(

@@ -56,7 +56,8 @@ class DiT(Denoiser):
         self.name, self.predict, self.learn_sigma = name, predict, learn_sigma
         self.in_channels, self.input_size, self.patch_size = in_channels, input_size, patch_size
         self.num_classes, self.class_dropout_prob = num_classes, class_dropout_prob
-        self._check_flags(hidden_size, depth, num_heads)
+        hidden = int(hidden_size * mlp_ratio)
+        self._check_flags(hidden_size, depth, num_heads, hidden)
         self.process = make_schedule(noise_schedule, diffusion_steps)
         self.condition = Condition(classes=num_classes)
         self.encoder = None if vae is None else LatentEncoder(vae, in_channels)
@@ -78,7 +79,6 @@ class DiT(Denoiser):
         self.y_embedder = nn.Module()
         rows = num_classes + (class_dropout_prob > 0)
         self.y_embedder.embedding_table = nn.Embedding(rows, hidden_size)
-        hidden = int(hidden_size * mlp_ratio)
         self.blocks = nn.ModuleList(
             Conditioned(hidden_size, num_heads, hidden) for _ in range(depth)
         )
@@ -86,7 +86,7 @@ class DiT(Denoiser):
         self._start()
         self.load(checkpoint)
 
-    def _check_flags(self, width: int, depth: int, heads: int) -> None:
+    def _check_flags(self, width: int, depth: int, heads: int, hidden: int) -> None:
         """The sizes that the architecture cannot have."""
         for what, whole, part in (
             ("input_size must be a multiple of patch_size", self.input_size, self.patch_size),
@@ -99,6 +99,7 @@ class DiT(Denoiser):
             ("depth", depth),
             ("in_channels", self.in_channels),
             ("num_classes", self.num_classes),
+            ("hidden_size × mlp_ratio", hidden),
         ):
             if value < 1:
                 raise UserError(f"{self.name}'s {flag} is 1 or more, got {value}")

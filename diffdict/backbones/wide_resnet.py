@@ -21,6 +21,7 @@ from diffdict.diffusion.schedules import gather
 from diffdict.errors import UserError
 
 FIRST = 16  # channels of the first convolution; its groups have 1, 2 and 4 times as many, widened
+MOST_ODD = 7  # the largest odd multiple of them that the groups of its norms divide
 FREQUENCIES = 128
 EMBEDDING = 512  # width of what the blocks are told of the noise
 FRAMEWORKS = ("ddpm", "edm")
@@ -55,6 +56,11 @@ class WideResNet(Backbone):
         ):
             if value < 1:
                 raise UserError(f"{name}'s {flag} is 1 or more, got {value}")
+        if channel_multiplier > MOST_ODD and channel_multiplier % 2:
+            raise UserError(
+                f"{name}'s channel_multiplier must be even above {MOST_ODD}, for the 32 groups of "
+                f"its norms, got {channel_multiplier}: 10 is usual"
+            )
         if framework not in FRAMEWORKS:
             raise UserError(f"framework is {' or '.join(FRAMEWORKS)}, got {framework!r}")
         if image_size < 4 or image_size % 4:

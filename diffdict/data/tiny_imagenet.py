@@ -106,7 +106,8 @@ class TinyImageNet(Pictures):
         """The pictures of val/ by name, and the classes that its table says."""
         table = self.path / "val" / ANNOTATIONS
         number = {one: label for label, one in enumerate(self.ids)}
-        labels = dict(line.split("\t")[:2] for line in self._lines(f"val/{ANNOTATIONS}"))
+        rows = [line.split("\t") for line in self._lines(f"val/{ANNOTATIONS}")]
+        labels = {row[0]: row[1] for row in rows if len(row) > 1}
         pictures = []
         for file in sorted(list_pictures_below(self.path / "val" / "images")):
             if labels.get(file) not in number:

@@ -157,6 +157,7 @@ def test_timesteps_are_the_authors_own():
         ({"attn_channels_per_head": 0}, "must divide every attending width, got 0 for 64"),
         ({"attn_channels_per_head": -64}, "must divide every attending width, got -64 for 64"),
         ({"image_size": 15}, "divisible by 2, got 15"),
+        ({"image_size": 0}, "a positive image_size divisible by 2, got 0"),
         ({"dropout": 1}, r"dropout lies in \[0, 1\)"),
         ({"n_blocks": 0}, "n_blocks is 1 or more"),
         ({"augment_dim": -1}, "augment_dim is 0 or more"),

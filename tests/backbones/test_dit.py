@@ -270,6 +270,7 @@ def test_a_file_of_other_sizes_is_refused_in_one_line(tmp_path, changes, says):
         ({"depth": 0}, "depth is 1 or more, got 0"),
         ({"in_channels": 0}, "in_channels is 1 or more, got 0"),
         ({"num_classes": 0}, "num_classes is 1 or more, got 0"),
+        ({"mlp_ratio": 0.01}, "hidden_size × mlp_ratio is 1 or more, got 0"),
         ({"class_dropout_prob": 1}, r"class_dropout_prob lies in \[0, 1\), got 1"),
     ],
 )

@@ -126,6 +126,7 @@ def test_its_file_fills_it_and_says_its_flags(tmp_path):
     [
         ({"blocks_per_group": 0}, "wide_resnet's blocks_per_group is 1 or more, got 0"),
         ({"channel_multiplier": 0}, "channel_multiplier is 1 or more, got 0"),
+        ({"channel_multiplier": 9}, "channel_multiplier must be even above 7, .* got 9: 10 is"),
         ({"num_classes": 0}, "num_classes is 1 or more, got 0"),
         ({"framework": "vp"}, "framework is ddpm or edm, got 'vp'"),
         ({"image_size": 30}, "image_size must be a multiple of 4, got 30"),

@@ -59,6 +59,9 @@ def test_what_lacks_is_named(folder):
     (folder / "val" / "images" / "val_9.JPEG").write_bytes(b"")
     with pytest.raises(UserError, match=r"names no class for val_9\.JPEG .* got nothing"):
         opened(folder, "test")
+    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG n01 0 0 9 9\n")  # no tabs
+    with pytest.raises(UserError, match=r"names no class for val_0\.JPEG .* got nothing"):
+        opened(folder, "test")
     (folder / "val" / "val_annotations.txt").unlink()
     with pytest.raises(UserError, match=r"no file .*val_annotations\.txt"):
         opened(folder, "test")

@@ -81,13 +81,13 @@ def test_scipys_files_are_read_as_scipy_reads_them(tmp_path, compressed):
 
 
 UNREAD = {  # what scipy keeps of MATLAB's files, and this reader does not
+    "4.2c": "",  # MATLAB 4, sparse or not
     "sparse": "a sparse matrix",
     "object": "an object",
     "func": "a function",
     "parabola": "a function",
     "sqr": "a function",
     "hdf5": "MATLAB 7.3",
-    "4.2c": "",
     "vec_4": "",
     "m4": "",
     "mat4": "",
