@@ -4,6 +4,7 @@ torch.compile traces what a network's pass needs, which a run-time type checker 
 no_type_check.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, no_type_check
 
@@ -28,7 +29,7 @@ class Levels:
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise UserError(f"A ladder of noise levels has 2 steps or more, got {self.steps}")
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise UserError(
                 f"0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}: "
                 "0.002 and 80 are usual"

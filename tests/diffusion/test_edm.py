@@ -70,6 +70,7 @@ def test_both_kinds_of_process_keep_the_contract():
         ({"steps": 1}, "2 steps or more, got 1"),
         ({"sigma_min": 0}, "got 0 and 80"),
         ({"sigma_min": 81}, "got 81 and 80"),
+        ({"sigma_max": math.inf}, "got 0.002 and inf"),
         ({"rho": -1}, "rho must be positive, got -1"),
         ({"sigma_data": 0}, "sigma_data must be positive, got 0"),
     ],
