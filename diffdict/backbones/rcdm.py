@@ -77,6 +77,11 @@ class RCDM(GuidedUNet):
         embedding = super().embedding(t, given)
         if given.vector is None:
             return embedding
+        if given.vector.ndim > 1 and len(given.vector) not in (1, len(t)):
+            raise UserError(
+                f"{self.name} takes one vector a picture, or one for all, got {len(given.vector)} "
+                f"for {len(t)} pictures: repeat or cut them"
+            )
         vector_embedding = self.ssl_emb(given.vector)
         if given.told is not None:
             vector_embedding = torch.where(given.told[:, None], vector_embedding, 0)

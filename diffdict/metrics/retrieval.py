@@ -14,6 +14,7 @@ from torch import Tensor
 from diffdict.errors import UserError
 
 CHUNK = 2048  # vectors, and queries, of one product
+WIDE = 1e15  # above it the squares of float32 may overflow
 EXACT = 1 << 22  # numbers of a difference that are held at once
 
 
@@ -85,6 +86,8 @@ def _chunks(
 ) -> Iterator[tuple[slice, Float[Tensor, "rows n"], Float[Tensor, " rows"]]]:
     """Squared distances of some queries to all vectors, and by how much each may be wrong."""
     dtype = torch.promote_types(vectors.dtype, torch.float32)
+    if any(float(x.abs().max()) > WIDE for part in (vectors, queries) for x in part.split(CHUNK)):
+        dtype = torch.float64
     centre = vectors.double().mean(0).to(dtype)  # near the origin less is rounded away
     squares = torch.cat(
         [(part.to(dtype) - centre).square().sum(1) for part in vectors.split(CHUNK)]

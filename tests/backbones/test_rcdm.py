@@ -158,6 +158,8 @@ def test_which_pictures_are_told_is_said_by_row(tmp_path):
     )
     with pytest.raises(UserError, match="vectors of width 7, got 8"):
         net(x, t, Given(vector=torch.randn(2, 8)))
+    with pytest.raises(UserError, match="one for all, got 3 for 2 pictures"):
+        net(x, t, Given(vector=torch.randn(3, 7)))
 
 
 def test_width_and_kind_are_read_off_a_file(tmp_path):

@@ -50,6 +50,12 @@ def test_far_from_the_origin_nothing_is_rounded_away():
     assert torch.equal(ranks(far, queries, sources), nearer)
 
 
+def test_squares_that_float32_does_not_hold():
+    vectors = normal(5, (30, 4)) * 1e25
+    assert nearest(vectors, vectors, 1)[:, 0].tolist() == list(range(30))
+    assert ranks(vectors, vectors, range(30)).tolist() == [1] * 30
+
+
 def test_ties_count_once_and_turns_change_nothing():
     copies = torch.cat([VECTORS, VECTORS, VECTORS])
     sources = torch.arange(40)
