@@ -72,6 +72,11 @@ def _config_mistake(error: BaseException, link: OmegaConfBaseException) -> str:
     place, _, key = str(link.full_key).rpartition(".")
     if not place and key in _groups():
         return _elsewhere(key)
+    if not place and key == "model":  # of evaluate.py without a task
+        return (
+            "model comes with the checkpoint or the task: +model.KEY=… changes what comes with "
+            "ckpt_path=…, and task=NAME brings a model of its own"
+        )
     keys = sorted(str(name) for name in parent if name != "_target_" and name != "_partial_")
     near = _near(key, keys if place else {*keys, *_groups()}, place) or "."
     whole = place or "the root"

@@ -155,13 +155,14 @@ def checkpoint_config(cfg: DictConfig) -> DictConfig:
     if cfg.dataset is not None and "_target_" in cfg.dataset:
         merged.dataset = cfg.dataset  # replaced as a whole; the backbone stays
     else:
-        merged.dataset.update(cfg.dataset or {})  # +dataset.test_pictures=20
+        added = cfg.dataset or {}  # +dataset.test_pictures=20
+        merged.dataset = OmegaConf.merge(merged.dataset, added)
     for key in {*override_keys} & {"timestep", "block"}:
         merged[key] = cfg[key]
     for key in cfg.data:
         if not OmegaConf.is_missing(cfg.data, key):
             merged.data[key] = cfg.data[key]
-    merged.model.update(cfg.get("model") or {})  # +model.vote=soft
+    merged.model = OmegaConf.merge(merged.model, cfg.get("model") or {})  # +model.vote=soft
     return merged
 
 

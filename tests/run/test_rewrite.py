@@ -40,6 +40,23 @@ def test_data_is_as_it_was_trained_but_for_what_is_typed(tmp_path, monkeypatch, 
     assert (merged.timestep, merged.block, merged.dataset.name) == (50, 3, "faces")
 
 
+def test_what_is_added_changes_the_named_key_alone(tmp_path, monkeypatch):
+    kept = {
+        **KEPT,
+        "model": {"_target_": "b.Model", "test": {"pictures": 8, "seed": 1}},
+        "dataset": {"name": "faces", "splits": {"train": 9, "test": 4}},
+    }
+    torch.save({"config": kept, "state_dict": {}}, tmp_path / "last.ckpt")
+    words = ["+model.test.pictures=0", "+dataset.splits.test=2"]
+    with initialize_config_dir(folder("conf"), version_base="1.3"):
+        cfg = compose("evaluate", [f"ckpt_path={tmp_path}/last.ckpt", *words])
+    hydra = OmegaConf.create({"overrides": {"task": words}})
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    merged = checkpoint_config(cfg)
+    assert merged.model.test == {"pictures": 0, "seed": 1}
+    assert merged.dataset == {"name": "faces", "splits": {"train": 9, "test": 2}}
+
+
 def test_what_was_taken_from_the_trainer_stays_as_it_was(tmp_path, monkeypatch):
     """experiment=pdae_toy lets its rate fall to 0 at ${trainer.max_steps}; evaluate.py has none."""
     kept = {
