@@ -41,6 +41,12 @@ ROWS = [
         "dataset comes with the checkpoint",
         "+dataset.test_pictures=",
     ),
+    (
+        "evaluate",
+        "ckpt_path=sae/last.ckpt model.clip=1",
+        "model comes with the checkpoint",
+        "+model.KEY=",
+    ),
     # ---- keys of the root that name a path
     ("evaluate", "ckpt_path=5", "ckpt_path is a path, got 5", "ckpt_path=./5"),
     ("evaluate", "ckpt_path=", "ckpt_path is a path, got ''", "ckpt_path=null"),
