@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from diffdict.data.archives.published import find_pictures
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.pictures import (
-    SPLITS,
+    check_split,
     fingerprint,
     fit_picture,
     palette,
@@ -68,8 +68,7 @@ class CifarDataset(Pictures):
         """`classes` is 10 or 100: which of the two sets lies in `path`."""
         if classes not in LAYOUTS:
             raise UserError(f"CIFAR has 10 or 100 classes, got {classes}: dataset=cifar10")
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         if path is None:
             raise UserError(f"{name} needs the folder of its .bin files: dataset.path=…")
         self.name, self.split, self.path, self.layout = name, split, Path(path), LAYOUTS[classes]

@@ -8,8 +8,8 @@ from pathlib import Path
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.folder import PICTURES
 from diffdict.data.pictures import (
-    SPLITS,
     check_fit,
+    check_split,
     decode_picture,
     fingerprint,
     fit_facts,
@@ -39,8 +39,7 @@ class ClassFolder(Pictures):
         crop: str | None = None,
         resize: str = "bilinear",
     ):
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         if path is None:
             raise UserError(f"{name} needs a folder with train/CLASS/…: dataset.path=…")
         check_fit(crop, resize)

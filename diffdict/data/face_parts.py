@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
-    SPLITS,
     check_fit,
+    check_split,
     decode_picture,
     fingerprint,
     fit_facts,
@@ -53,8 +53,7 @@ class FaceParts(Pictures):
         test_pictures: int | None = None,
         crop: str | None = None,
     ):
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         for part in (PICTURES, PARTS, MAPPING):
             if path is None or not (Path(path) / part).exists():
                 raise UserError(

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
-    SPLITS,
     check_fit,
     check_labels,
+    check_split,
     class_list,
     decode_picture,
     fit_facts,
@@ -76,8 +76,7 @@ class HubPictures(Pictures):
                 f"{name} needs a data set: dataset.path=ORG/NAME on the hub, or a folder of "
                 "parquet files"
             )
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         self.name, self.split, self.path = name, split, path
         self.columns = _checked_columns(columns or {"image": "image"})
         self.labelled = "mask" in self.columns

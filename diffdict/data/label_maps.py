@@ -12,9 +12,9 @@ from torch import Tensor
 from diffdict.data.base import Pictures
 from diffdict.data.folder import list_files
 from diffdict.data.pictures import (
-    SPLITS,
     check_fit,
     check_labels,
+    check_split,
     decode_picture,
     fingerprint,
     fit_facts,
@@ -65,8 +65,7 @@ class LabelMaps(Pictures):
             raise UserError(f"{name} needs the folder of its published archive: dataset.path=…")
         if not Path(path).is_dir():
             raise UserError(f"No folder {path} with the pictures of {name}: dataset.path=…")
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         check_fit(crop, "bilinear", True)
         self.name, self.split, self.path = name, split, Path(path)
         self.image_size, self.crop, self.labelled = image_size, crop, True

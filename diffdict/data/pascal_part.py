@@ -13,8 +13,8 @@ from torch import Tensor
 from diffdict.data.archives.mat_file import MatValue, StructArray, read_mat
 from diffdict.data.base import Pictures
 from diffdict.data.pictures import (
-    SPLITS,
     check_fit,
+    check_split,
     decode_picture,
     fingerprint,
     fit_facts,
@@ -122,8 +122,7 @@ class PascalParts(Pictures):
         test_pictures: int | None = None,
         crop: str | None = "center",
     ):
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         if object is not None and object not in OBJECTS:
             close = get_close_matches(str(object), OBJECTS, 1)
             raise UserError(

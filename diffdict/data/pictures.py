@@ -142,6 +142,12 @@ def squashed(
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def check_split(name: str, split: str) -> None:
+    """Pictures have three splits."""
+    if split not in SPLITS:
+        raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+
+
 def check_sides(pixels: UInt8[np.ndarray, "height width 3"], name: str) -> None:
     """What can be cut to a square and still shows something."""
     height, width = pixels.shape[:2]

@@ -6,7 +6,7 @@ from diffdict.data.archives.published import find_pictures
 from diffdict.data.base import Pictures, PictureSample
 from diffdict.data.class_folder import list_classes, list_pictures_below
 from diffdict.data.pictures import (
-    SPLITS,
+    check_split,
     decode_picture,
     fingerprint,
     fit_picture,
@@ -37,8 +37,7 @@ class TinyImageNet(Pictures):
         download: bool = False,
         archive: dict[str, str] | None = None,
     ):
-        if split not in SPLITS:
-            raise UserError(f"{name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        check_split(name, split)
         if path is None:
             raise UserError(f"{name} needs the folder with {NAMES}: dataset.path=…")
         self.name, self.split, self.path = name, split, Path(path)

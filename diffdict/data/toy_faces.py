@@ -9,10 +9,10 @@ from diffdict.data.base import Pictures
 from diffdict.data.faces.portrait import draw_face
 from diffdict.data.faces.sketch import PARTS, Dice
 from diffdict.data.faces.traits import TRAITS
+from diffdict.data.pictures import SPLITS, check_split
 from diffdict.errors import UserError
 
 VERSION = 1  # of the drawing: any change of a pixel raises it
-SPLITS = ("train", "val", "test")
 
 
 class ToyFaces(Pictures):
@@ -30,9 +30,8 @@ class ToyFaces(Pictures):
         val_pictures: int = 20,
         test_pictures: int = 100,
     ):
+        check_split("toy_faces", split)
         counts = dict(zip(SPLITS, (train_pictures, val_pictures, test_pictures), strict=True))
-        if split not in counts:
-            raise UserError(f"toy_faces has no split {split!r}: choose one of {', '.join(SPLITS)}")
         if not 16 <= image_size <= 4096:
             raise UserError(f"toy_faces has dataset.image_size of 16 to 4096, got {image_size}")
         if not 0 <= seed < 2**32:

@@ -21,7 +21,6 @@ from tests.tiny_pipelines import (
     component,
     latent_shape,
     pipeline_of,
-    save_pipeline,
     told,
     words,
 )
@@ -39,13 +38,6 @@ OUTER |= dict.fromkeys(("pixart", "sd3", "qwen"), OUTER["dit"])
 MODULATED = [family for family in FAMILIES if family not in ("sd", "sdxl")]
 TWO_STREAMS = ("sd3", "flux", "flux2", "qwen")
 LATENT = SIDE // FACTOR
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A pipeline's folder a family."""
-    root = tmp_path_factory.mktemp("pipelines")
-    return {family: save_pipeline(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)

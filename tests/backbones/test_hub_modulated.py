@@ -6,14 +6,7 @@ import torch.nn.functional as F
 
 from diffdict.errors import UserError
 from tests.backbones.test_hub_families import MODULATED, OUTER, arguments, make, theirs
-from tests.tiny_pipelines import SIDE, latent_shape, save_pipeline
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A pipeline's folder a family."""
-    root = tmp_path_factory.mktemp("pipelines")
-    return {family: save_pipeline(family, root / family) for family in [*MODULATED, "sd"]}
+from tests.tiny_pipelines import SIDE, latent_shape
 
 
 @pytest.fixture

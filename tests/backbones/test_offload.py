@@ -11,16 +11,9 @@ from torch.utils._pytree import tree_leaves
 from diffdict.backbones.hub import Hub
 from diffdict.backbones.offload import offload_weights, visiting
 from diffdict.errors import UserError
-from tests.tiny_pipelines import FAMILIES, SIDE, latent_shape, save_pipeline, told
+from tests.tiny_pipelines import FAMILIES, SIDE, latent_shape, told
 
 WAYS = ("whole", "layers")
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """A pipeline's folder a family."""
-    root = tmp_path_factory.mktemp("pipelines")
-    return {family: save_pipeline(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
