@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffdict.errors import UserError
 from tests.backbones.test_hub_families import MODULATED, OUTER, arguments, make, theirs
 from tests.tiny_pipelines import SIDE, latent_shape
 
@@ -47,8 +46,3 @@ def test_a_modulated_map_is_what_the_norm_of_diffusers_answers(family, folders, 
         own(**arguments(family, x_t, t), return_dict=False)
     ours = net.features(images, t, [block], noise)[block]
     torch.testing.assert_close(ours.flatten(2).mT, met[0], atol=1e-5, rtol=1e-4)
-
-
-def test_only_transformers_modulate(folders):
-    with pytest.raises(UserError, match="a UNet2DConditionModel has no such blocks"):
-        make("sd", folders, taps="modulated")
